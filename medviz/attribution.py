@@ -1,0 +1,170 @@
+"""The result: one map for each image, raw, on the image's own grid, with where it came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from medviz.files import atomic
+from medviz.image import as_affine, spacing_of
+
+_FORMAT = 1
+
+
+@attrs.frozen(eq=False)
+class Attribution:
+    """What a method says of B images; high means important.
+
+    Args:
+        values: raw, unscaled `(B, K, *S)` on the images' grid, float32 (float64 for a float64 image), on the CPU. K is
+            1, or the number of channels for maps of each channel.
+        image: the images `(B, C, *S)` as they were given, on the CPU.
+        signed: False: values are ≥ 0. True: negative values speak against the target.
+        target: what was explained, as it was asked for: "predicted", "class 2", …
+        classes: the class of each image, or None where the target is not a class.
+        scores: the target's score of each image, raw network output.
+        raw: the values on the method's own grid `(B, K, *s)`, before they were resized.
+        affine: (B, 4, 4), from voxel indices to RAS+ millimetres, or None.
+        index: the position of each image in the batch that was explained.
+        provenance: method, parameters, package, version, layers, seed, versions: plain data.
+    """
+
+    values: Tensor
+    image: Tensor
+    signed: bool = False
+    target: str = ""
+    classes: tuple[int, ...] | None = None
+    scores: tuple[float, ...] | None = None
+    raw: Tensor | None = None
+    affine: np.ndarray | None = None
+    index: tuple[int, ...] = ()
+    provenance: dict[str, Any] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if self.values.ndim != self.image.ndim or self.values.shape[2:] != self.image.shape[2:]:
+            raise ValueError(
+                f"`values` {tuple(self.values.shape)} and `image` {tuple(self.image.shape)} do not share one grid."
+            )
+        if len(self.values) != len(self.image):
+            raise ValueError(f"{len(self.values)} maps for {len(self.image)} images.")
+        object.__setattr__(self, "affine", as_affine(self.affine, (len(self), 4, 4)))
+        object.__setattr__(self, "index", self.index or tuple(range(len(self))))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, i: int) -> Attribution:
+        """Return the attribution of one image; B stays, as 1."""
+        if not isinstance(i, int) or not -len(self) <= i < len(self):
+            raise IndexError(f"there is no image {i!r} among {len(self)}.")
+        one = slice(i % len(self), i % len(self) + 1)
+        return attrs.evolve(
+            self,
+            **{
+                name: value[one]
+                for name in ("values", "image", "classes", "scores", "raw", "affine", "index")
+                if (value := getattr(self, name)) is not None
+            },
+        )
+
+    @property
+    def method(self) -> str:
+        """The name of the explainer, or an empty string."""
+        return str(self.provenance.get("method", ""))
+
+    @property
+    def ndim(self) -> int:
+        """The number of spatial axes."""
+        return self.values.ndim - 2
+
+    @property
+    def spacing(self) -> tuple[tuple[float, ...], ...] | None:
+        """The voxel size in mm along each spatial axis, for each image; None without an affine."""
+        return None if self.affine is None else tuple(spacing_of(a, self.ndim) for a in self.affine)
+
+    def normalized(
+        self,
+        scale: Literal["max", "percentile"] = "max",
+        per: Literal["image", "batch"] = "image",
+        vmax: float | None = None,
+    ) -> Tensor:
+        """Return the values divided so that they lie in [0, 1], or in [-1, 1] where they are signed.
+
+        It only divides: zero stays zero, the order of values stays, a map of zeros stays a map of zeros.
+
+        Args:
+            scale: what becomes 1: the largest magnitude ("max"), or the 99th percentile of the magnitudes that are
+                not zero ("percentile"; what lies above is clipped).
+            per: one divisor for each image, or one for the whole batch, so that images can be compared.
+            vmax: the magnitude that becomes 1, instead of `scale` and `per`; what lies above is clipped.
+
+        Returns:
+            `(B, K, *S)`.
+        """
+        if scale not in ("max", "percentile") or per not in ("image", "batch"):
+            raise ValueError(f"`scale` is 'max' or 'percentile' and `per` 'image' or 'batch'; got {scale!r}, {per!r}.")
+        if vmax is not None and not 0 < vmax < float("inf"):
+            raise ValueError(f"`vmax` must be positive and finite; got {vmax!r}.")
+        rows = self.values.reshape(len(self) if per == "image" else 1, -1).abs()
+        if vmax is not None:
+            top = torch.full((len(rows),), vmax, dtype=rows.dtype)
+        elif scale == "max":
+            top = rows.amax(1)
+        else:
+            top = torch.stack([_percentile(row[row > 0]) for row in rows])
+        top = torch.where(top > 0, top, 1).reshape(-1, *[1] * (self.values.ndim - 1))
+        return (self.values / top).clamp(-1 if self.signed else 0, 1)
+
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Write everything into a compressed `.npz` without pickled objects; `Attribution.load` reads it back."""
+        arrays = {
+            name: np.asarray(value)
+            for name in ("values", "image", "raw", "affine")
+            if (value := getattr(self, name)) is not None
+        }
+        meta = {
+            "format": _FORMAT,
+            **{n: getattr(self, n) for n in ("signed", "target", "classes", "scores", "index", "provenance")},
+        }
+        with atomic(path, overwrite=overwrite) as part, open(part, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Attribution:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is not one that `save` wrote.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files if name != "meta"}
+                meta = json.loads(str(file["meta"]))
+        except (KeyError, ValueError, AttributeError) as err:
+            raise ValueError(f"{path} is not a saved attribution.") from err
+        if meta.pop("format") != _FORMAT:
+            raise ValueError(f"{path} was saved by another version of medviz; its format is not {_FORMAT}.")
+        for name in ("classes", "scores", "index"):
+            meta[name] = None if meta[name] is None else tuple(meta[name])
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "affine"}
+        return cls(**tensors, affine=arrays.get("affine"), **meta)
+
+    def _repr_png_(self) -> bytes:
+        from medviz.rendering import default_renderer
+
+        rendering = default_renderer()(self[0])
+        return rendering._repr_png_()  # type: ignore[union-attr]
+
+
+def _percentile(magnitudes: Tensor) -> Tensor:
+    """The 99th percentile, 0 of nothing. `torch.quantile` refuses more than 16 million values; `kthvalue` does not."""
+    if not len(magnitudes):
+        return magnitudes.new_zeros(())
+    return magnitudes.kthvalue(max(1, round(0.99 * len(magnitudes)))).values

@@ -1,0 +1,16 @@
+"""The errors that medviz raises beside `ValueError` and `TypeError`, and the "did you mean" in their messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PluginError(ValueError):
+    """A plugin is unknown, ambiguous, broken, wrongly configured, or does not keep the contract of its kind."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x' or 'y'?"`` for the near misses of `name` among `known`, or ``"."`` without any."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else "."

@@ -1,0 +1,166 @@
+"""Files that are whole or not there: where a sink writes, and how it replaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import string
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from medviz import registry
+from medviz.hookspecs import Renderer, Sink
+from medviz.rendering import DEFAULT_RENDERER
+
+if TYPE_CHECKING:
+    from medviz.attribution import Attribution
+
+_PLACEHOLDERS = ("index", "explainer", "target", "tag", "step")
+
+
+@attrs.frozen
+class Place:
+    """What tells one result from another, for file names and tags."""
+
+    index: int = 0
+    explainer: str = ""
+    target: str = ""
+    tag: str = ""
+    step: int = 0
+
+    @classmethod
+    def of(cls, attribution: Attribution | None, tag: str | None = None, step: int = 0) -> Place:
+        """Return the place of the attribution of one image."""
+        if attribution is None:
+            return cls(tag=tag or "", step=step)
+        described = str(attribution.provenance.get("explainer", attribution.method))
+        return cls(attribution.index[0], described, attribution.target, tag or "", step)
+
+    def expand(self, template: str | Path) -> Path:
+        """Return `template` with its placeholders filled in; what comes from names is made safe for a file name."""
+        values = {n: _safe(str(getattr(self, n))) for n in _PLACEHOLDERS}
+        return Path(str(template).format(**values)).expanduser()
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).strip("-.")
+
+
+def _as_template(path: Any) -> Path:
+    """Check the placeholders when the sink is made, not when the network has run for an hour."""
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(str(path)) if name is not None}
+    except ValueError as err:
+        raise ValueError(f"`path` {str(path)!r} cannot be read: {err}; double a brace that is meant as one.") from err
+    if unknown := fields - set(_PLACEHOLDERS):
+        raise ValueError(
+            f"`path` {str(path)!r} has the placeholder {sorted(unknown)[0]!r}; "
+            f"known are {', '.join('{' + name + '}' for name in _PLACEHOLDERS)}."
+        )
+    if not str(path).strip():
+        raise ValueError("`path` is empty.")
+    return Path(path)
+
+
+@attrs.frozen(eq=False)
+class FileSink(Sink):
+    """A sink that writes one file for each result; subclass it, name the suffixes and implement `write`.
+
+    Args:
+        path: where to; may hold the placeholders {index} {explainer} {target} {tag} {step}. Missing folders are made.
+        overwrite: replace an existing file; otherwise it is an error.
+    """
+
+    path: Path = attrs.field(converter=_as_template)
+    overwrite: bool = attrs.field(default=False, kw_only=True, validator=attrs.validators.instance_of(bool))
+
+    def destination(self, attribution: Attribution | None, tag: str | None, step: int) -> Path:
+        """Return the file that this result goes to."""
+        return Place.of(attribution, tag, step).expand(self.path)
+
+
+@attrs.frozen(eq=False)
+class PictureSink(FileSink):
+    """A file sink that writes pictures.
+
+    Args:
+        renderer: draws an attribution that comes undrawn.
+    """
+
+    renderer: Renderer = registry.field(kind="renderers", default=DEFAULT_RENDERER, kw_only=True)
+
+
+def check_destinations(sinks: Iterable[Sink], places: Iterable[Place]) -> None:
+    """Refuse, before any network runs, two results that would go to one file and files that may not be replaced.
+
+    Raises:
+        ValueError: two results have one destination.
+        FileExistsError: a destination exists and its sink may not replace it.
+    """
+    taken: set[Path] = set()
+    places = list(places)
+    for sink in sinks:
+        if not isinstance(sink, FileSink):
+            continue
+        for place in places:
+            path = place.expand(sink.path)
+            if path.resolve() in taken:
+                raise ValueError(
+                    f"two results would be written to {str(path)!r}; tell them apart with "
+                    f"{', '.join('{' + name + '}' for name in _PLACEHOLDERS)} in `path`."
+                )
+            taken.add(path.resolve())
+            _check_free(path, sink.overwrite)
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder; `path` must name a file.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{str(path)!r} exists already; choose another `path` or set overwrite=true.")
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Hand out a temporary file beside `path`, with its suffix, that becomes `path` only if the block succeeds.
+
+    Raises:
+        FileExistsError: `path` exists and `overwrite` is False.
+    """
+    path = Path(path)
+    _check_free(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = "".join(path.suffixes[-2:])
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=suffix, dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o666 & ~_umask())
+        if overwrite:
+            part.replace(path)
+        else:
+            _publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _publish(part: Path, path: Path) -> None:
+    """Rename without replacing a file that somebody else wrote in the meantime, where the file system can."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise FileExistsError(f"{str(path)!r} was written by somebody else in the meantime.") from None
+    except OSError:
+        part.replace(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,246 @@
+"""Find, choose and load plugins. The only user of `importlib.metadata`; it knows no plugin by name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import attrs
+
+from medviz import plugin_strings
+from medviz.contract import check_class
+from medviz.errors import PluginError, suggest
+from medviz.hookspecs import KINDS, Explainer, Occluder, Plugin, Reader, Renderer, Sink
+
+_preferred: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Entry:
+    """One line of a package's metadata: a plugin that is installed, not yet imported."""
+
+    kind: str
+    name: str
+    package: str
+    version: str
+    value: str
+
+    @property
+    def full_name(self) -> str:
+        """The name that no other package can claim: `package/name`."""
+        return f"{self.package}/{self.name}"
+
+    def load(self) -> type[Plugin]:
+        """Import the plugin's module and hold the class against its contract.
+
+        Raises:
+            PluginError: with package, version and cause.
+        """
+        point = importlib.metadata.EntryPoint(self.name, self.value, f"medviz.{self.kind}")
+        try:
+            plugin = point.load()
+            check_class(plugin, self.kind)
+        except Exception as err:
+            cause = str(err) if isinstance(err, PluginError) else f"{type(err).__name__}: {err}"
+            raise PluginError(
+                f"plugin {self.name!r} ({self.kind}) of {self.package} {self.version} ({self.value}) is broken: {cause}"
+            ) from err
+        return plugin  # type: ignore[no-any-return]
+
+
+def entries(kind: str | None = None) -> list[Entry]:
+    """Return what is installed, from metadata alone, sorted by kind, name and package.
+
+    Raises:
+        PluginError: `kind` is not a kind of plugin.
+    """
+    found = [
+        Entry(each, point.name, _normalise(point.dist.name), point.dist.version, point.value)
+        for each in (KINDS if kind is None else [_known_kind(kind)])
+        for point in importlib.metadata.entry_points(group=f"medviz.{each}")
+        if point.dist is not None
+    ]
+    return sorted(found, key=lambda e: (e.kind, e.name, e.package))
+
+
+def names(kind: str) -> list[str]:
+    """Return the names of the installed plugins of `kind` ("explainers", "sinks", …); imports none of them."""
+    return sorted({entry.name for entry in entries(kind)})
+
+
+def prefer(*packages: str) -> None:
+    """Choose which packages win where several offer one name, the first named first; no argument: nobody wins.
+
+    It replaces the choice of the environment variable `MEDVIZ_PREFER` (package names, separated by commas).
+
+    Raises:
+        PluginError: no installed package of that name offers plugins.
+    """
+    global _preferred
+    _preferred = _known_packages(packages)
+
+
+def get(kind: str, name: str, **parameters: Any) -> Plugin:
+    """Return a configured instance of the plugin `name`, which may be `package/name` or a whole plugin string.
+
+    Raises:
+        PluginError: unknown or ambiguous name, broken plugin, or rejected parameter.
+    """
+    bare, written = plugin_strings.parse(name)
+    entry = find(kind, bare)
+    return _build(entry, {**written, **parameters})
+
+
+def get_explainer(name: str, **parameters: Any) -> Explainer:
+    """Return a configured explainer: `get_explainer("gradcampp", layer="layer4")`; see `get`."""
+    return cast(Explainer, get("explainers", name, **parameters))
+
+
+def get_occluder(name: str, **parameters: Any) -> Occluder:
+    """Return a configured occluder; see `get`."""
+    return cast(Occluder, get("occluders", name, **parameters))
+
+
+def get_renderer(name: str, **parameters: Any) -> Renderer:
+    """Return a configured renderer; see `get`."""
+    return cast(Renderer, get("renderers", name, **parameters))
+
+
+def get_sink(name: str, **parameters: Any) -> Sink:
+    """Return a configured sink; see `get`."""
+    return cast(Sink, get("sinks", name, **parameters))
+
+
+def get_reader(name: str, **parameters: Any) -> Reader:
+    """Return a configured reader; see `get`."""
+    return cast(Reader, get("readers", name, **parameters))
+
+
+def find(kind: str, name: str) -> Entry:
+    """Return the one entry that `name` (or `package/name`) means.
+
+    Raises:
+        PluginError: nothing or more than one thing has that name.
+    """
+    offered = entries(kind)
+    package, _, bare = name.rpartition("/")
+    package = _normalise(package)
+    found = [e for e in offered if e.name == bare and package in ("", e.package)]
+    if not found:
+        known = [e.name for e in offered] + [e.full_name for e in offered]
+        raise PluginError(
+            f"no plugin {name!r} among the {kind}{suggest(name, known)} "
+            f"Installed: {', '.join(sorted({e.name for e in offered})) or 'none'}."
+        )
+    for winner in () if package else _preferred or _known_packages(os.environ.get("MEDVIZ_PREFER", "").split(",")):
+        if chosen := [e for e in found if e.package == winner]:
+            found = chosen
+            break
+    if len(found) == 1:
+        return found[0]
+    if len({e.package for e in found}) == 1:
+        raise PluginError(f"{found[0].package} {found[0].version} lists {bare!r} twice among its {kind}.")
+    both = " and ".join(repr(e.full_name) for e in found)
+    raise PluginError(
+        f"{bare!r} is offered by several packages: {both}. Use the full name, or choose with "
+        f"medviz.prefer({found[0].package!r}) or MEDVIZ_PREFER={found[0].package}."
+    )
+
+
+def resolve(kind: str, value: Any) -> Any:
+    """Return `value`, or the plugin of `kind` that it names where it is a string."""
+    return get(kind, value) if isinstance(value, str) else value
+
+
+def origin(plugin: type) -> Entry:
+    """Return the entry that `plugin` is installed under, or one made of its module where it is not installed."""
+    value = f"{plugin.__module__}:{plugin.__qualname__}"
+    for entry in entries(plugin.kind) if issubclass(plugin, Plugin) else ():
+        if entry.value.replace(" ", "") == value:
+            return entry
+    return Entry(getattr(plugin, "kind", ""), plugin.__name__.lower(), plugin.__module__.partition(".")[0], "", value)
+
+
+def describe(plugin: Plugin, nested: bool = False) -> str:
+    """Return the plugin string of an instance: its name, and the parameters that differ from their defaults."""
+    changed = {}
+    for f in attrs.fields(type(plugin)) if attrs.has(type(plugin)) else ():
+        value, default = getattr(plugin, f.name), f.default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            default = default.factory()
+        if isinstance(value, Plugin):
+            value = describe(value, nested=True)
+            default = describe(resolve(f.metadata["kind"], default), nested=True) if "kind" in f.metadata else default
+        if f.init and repr(value) != repr(default):
+            changed[f.alias] = value
+    return plugin_strings.written(origin(type(plugin)).name, changed, nested)
+
+
+def check(kind: str | None = None) -> Iterator[tuple[Entry, PluginError | None]]:
+    """Load each installed plugin; yield it with what is wrong with it, or None."""
+    for entry in entries(kind):
+        try:
+            find(entry.kind, entry.full_name)
+            entry.load()
+        except PluginError as err:
+            yield entry, err
+        else:
+            yield entry, None
+
+
+def field(*, kind: str, default: Any, kw_only: bool = False) -> Any:
+    """Return an attrs field that holds a plugin: an instance, or a name or plugin string that is turned into one.
+
+    Args:
+        kind: the kind of plugin that the field holds, for example "occluders".
+        default: a name or an instance; names are resolved when the plugin is constructed.
+        kw_only: as in `attrs.field`.
+    """
+    _known_kind(kind)
+    return attrs.field(
+        default=default, converter=lambda value: resolve(kind, value), metadata={"kind": kind}, kw_only=kw_only
+    )
+
+
+def _build(entry: Entry, parameters: Mapping[str, Any]) -> Plugin:
+    plugin = entry.load()
+    if attrs.has(plugin):
+        fields = [f for f in attrs.fields(plugin) if f.init]
+        known = [f.alias for f in fields]
+        for name in parameters.keys() - set(known):
+            raise PluginError(
+                f"{entry.full_name!r} has no parameter {name!r}{suggest(name, known)} "
+                f"It takes: {', '.join(known) or 'none'}."
+            )
+        for f in fields:
+            if f.default is attrs.NOTHING and f.alias not in parameters:
+                raise PluginError(f"{entry.full_name!r} needs `{f.alias}`: {entry.name}:{f.alias}=…")
+    try:
+        return plugin(**parameters)
+    except (TypeError, ValueError) as err:
+        raise PluginError(f"{entry.full_name!r} rejects its parameters {dict(parameters)!r}: {err}") from err
+
+
+def _known_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise PluginError(f"{kind!r} is not a kind of plugin{suggest(kind, KINDS)} The kinds are: {', '.join(KINDS)}.")
+    return kind
+
+
+def _known_packages(packages: Any) -> tuple[str, ...]:
+    wanted = tuple(_normalise(p) for p in packages if p.strip())
+    installed = {e.package for e in entries()} if wanted else set()
+    for package in wanted:
+        if package not in installed:
+            raise PluginError(
+                f"the preferred package {package!r} offers no plugins here{suggest(package, installed)} "
+                f"Packages with plugins: {', '.join(sorted(installed))}."
+            )
+    return wanted
+
+
+def _normalise(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()

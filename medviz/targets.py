@@ -1,0 +1,290 @@
+"""What is explained: from a network's output to one score for each image.
+
+A target is *fixed* on the clean output before anything else happens: the predicted class, the predicted mask. From then
+on it means the same for every perturbed copy of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import attrs
+import torch
+from torch import Tensor
+
+Score = Callable[[Tensor, Tensor], Tensor]
+
+
+@attrs.frozen(eq=False)
+class FixedTarget:
+    """A target that no longer depends on the output: what explainers receive.
+
+    Args:
+        label: as it was asked for, for people: "predicted", "class 2", …
+        score: from an output `(M, …)` and the image that each row belongs to, `(M,)`, to scores `(M,)`.
+        classes: the class of each image `(B,)`, on the CPU; None where the target is not one logit.
+        sign: −1 where the score is the negative of that logit.
+    """
+
+    label: str
+    score: Score
+    classes: Tensor | None = None
+    sign: int = 1
+
+
+@runtime_checkable
+class Target(Protocol):
+    """Anything with `label` and `fix` is a target; subclassing is not needed."""
+
+    @property
+    def label(self) -> str:
+        """What is explained, for people and file names; known before the network runs."""
+
+    def fix(self, output: Tensor) -> FixedTarget:
+        """Fix the target on the clean output `(B, N)` or `(B, N, *S)`.
+
+        Raises:
+            ValueError: the target does not suit the output.
+        """
+
+
+TargetLike = Target | FixedTarget | int | Tensor | Callable[[Tensor], Tensor] | None | Sequence[Any]
+
+
+def as_target(target: Any) -> Target | FixedTarget:
+    """Return the target that a user's `target` means: None, an int, a tensor `(B,)`, a callable or a target.
+
+    Raises:
+        TypeError: something else.
+    """
+    if isinstance(target, FixedTarget | Target):
+        return target
+    if target is None:
+        return PredictedTarget()
+    if isinstance(target, bool) or isinstance(target, str):
+        raise TypeError(f"`target` {target!r} is a {type(target).__name__}; a class is named by its index, an int.")
+    if isinstance(target, int):
+        return ClassTarget(target)
+    if isinstance(target, Tensor) or hasattr(target, "__array__"):
+        return ClassTarget(torch.as_tensor(target))
+    if callable(target):
+        return CallableTarget(target)
+    raise TypeError(
+        f"`target` is a {type(target).__name__}; expected None, an int, a tensor (B,), a callable from the output to "
+        "(B,), or a target such as medviz.SegmentationTarget. A list means several targets."
+    )
+
+
+def as_targets(target: Any) -> list[Target | FixedTarget]:
+    """Return the targets that are meant: several where `target` is a list or tuple, else one.
+
+    Raises:
+        ValueError: an empty list.
+    """
+    if not isinstance(target, list | tuple):
+        return [as_target(target)]
+    if not target:
+        raise ValueError("`target` is an empty list; None explains the predicted class.")
+    return [as_target(one) for one in target]
+
+
+def fix(target: Any, output: Tensor) -> FixedTarget:
+    """Return `target`, fixed on the clean output."""
+    target = as_target(target)
+    return target if isinstance(target, FixedTarget) else target.fix(output)
+
+
+@attrs.frozen(eq=False)
+class PredictedTarget:
+    """The class that is predicted for each clean image; for a single logit `(B, 1)`, the logit itself."""
+
+    label: str = attrs.field(default="predicted", init=False)
+
+    def fix(self, output: Tensor) -> FixedTarget:
+        """Take the argmax over the classes of each image."""
+        _need_logits(output, "target=None")
+        return _one_logit(self.label, output.argmax(1), output)
+
+
+def _as_classes(index: Any) -> int | Tensor:
+    if isinstance(index, Tensor):
+        if index.is_floating_point() or index.dtype == torch.bool or index.ndim > 1:
+            raise TypeError(f"`target` classes must be integers (B,); got {index.dtype} {tuple(index.shape)}.")
+        return index.detach().cpu().long()
+    return index if isinstance(index, int) else int(index)
+
+
+@attrs.frozen(eq=False)
+class ClassTarget:
+    """One class for all images (an int), or one for each (a tensor `(B,)`)."""
+
+    index: int | Tensor = attrs.field(converter=_as_classes)
+
+    @property
+    def label(self) -> str:
+        """"class 2", or "classes 0 2 1"."""
+        if isinstance(self.index, int) or self.index.ndim == 0:
+            return f"class {int(self.index)}"
+        return f"classes {' '.join(str(int(i)) for i in self.index)}"
+
+    def fix(self, output: Tensor) -> FixedTarget:
+        """Check that there is a class for each image and that each exists."""
+        _need_logits(output, "a class")
+        classes = torch.as_tensor(self.index)
+        if classes.ndim and len(classes) != len(output):
+            raise ValueError(
+                f"`target` names {len(classes)} classes for {len(output)} images; a tensor holds one for each image, "
+                "a list means several targets."
+            )
+        return _one_logit(self.label, classes.expand(len(output)), output)
+
+
+@attrs.frozen(eq=False)
+class BinaryTarget:
+    """The logit of a network with one output: for the positive answer, or its negative for the negative one."""
+
+    positive: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
+
+    @property
+    def label(self) -> str:
+        """"positive" or "negative"."""
+        return "positive" if self.positive else "negative"
+
+    def fix(self, output: Tensor) -> FixedTarget:
+        """Take the one logit."""
+        if output.ndim != 2 or output.shape[1] != 1:
+            raise ValueError(f"BinaryTarget needs an output (B, 1); this network's is {tuple(output.shape)}.")
+        return _one_logit(self.label, torch.zeros(len(output), dtype=torch.long), output, 1 if self.positive else -1)
+
+
+@attrs.frozen(eq=False)
+class RegressionTarget:
+    """The value number `index` of a network that predicts quantities, such as an age."""
+
+    index: int = attrs.field(default=0, validator=attrs.validators.instance_of(int))
+
+    @property
+    def label(self) -> str:
+        """"value 0"."""
+        return f"value {self.index}"
+
+    def fix(self, output: Tensor) -> FixedTarget:
+        """Take one output value."""
+        _need_logits(output, "RegressionTarget")
+        return _one_logit(self.label, torch.tensor(self.index).expand(len(output)), output)
+
+
+def _as_mask(mask: Any) -> Any:
+    if mask is None or (isinstance(mask, str) and mask == "predicted"):
+        return mask
+    if isinstance(mask, str) or not (isinstance(mask, Tensor) or hasattr(mask, "__array__")):
+        raise TypeError(f"`mask` is None, 'predicted' or a tensor; got {mask!r}.")
+    return torch.as_tensor(mask).detach()
+
+
+@attrs.frozen(eq=False)
+class SegmentationTarget:
+    """The mean logit of one channel of a segmentation output `(B, N, *S)` over a mask.
+
+    Args:
+        channel: the class that is explained.
+        mask: None: everywhere. "predicted": where the clean output gives `channel` (argmax over the channels; with a
+            single channel, a logit above 0). A tensor that broadcasts to `(B, *S)` or `(B, 1, *S)`: its weights, ≥ 0.
+    """
+
+    channel: int = attrs.field(validator=attrs.validators.instance_of(int))
+    mask: Tensor | Literal["predicted"] | None = attrs.field(default=None, converter=_as_mask)
+
+    @property
+    def label(self) -> str:
+        """"segmentation 1"."""
+        return f"segmentation {self.channel}" + (" predicted" if isinstance(self.mask, str) else "")
+
+    def fix(self, output: Tensor) -> FixedTarget:
+        """Fix the mask, and refuse an empty one."""
+        if output.ndim < 4:
+            raise ValueError(f"SegmentationTarget needs an output (B, N, *S); this network's is {tuple(output.shape)}.")
+        _check_classes(torch.tensor([self.channel]), output)
+        mask = self._mask(output)
+        total = mask.flatten(1).sum(1)
+        if not (total > 0).all():
+            empty = [i for i, t in enumerate(total.tolist()) if not t > 0]
+            raise ValueError(f"the mask of channel {self.channel} is empty for the images {empty}; nothing to explain.")
+
+        def score(out: Tensor, index: Tensor) -> Tensor:
+            weight = mask[index]
+            return (out[:, self.channel] * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
+
+        return FixedTarget(self.label, score)
+
+    def _mask(self, output: Tensor) -> Tensor:  # (B, *S)
+        shape = (len(output), *output.shape[2:])
+        if self.mask is None:
+            return output.new_ones(shape)
+        if isinstance(self.mask, str):
+            logits = output if output.shape[1] > 1 else torch.cat([-output, output], 1)
+            return (logits.argmax(1) == (self.channel if output.shape[1] > 1 else 1)).to(output.dtype)
+        mask = self.mask.to(output.device, output.dtype)
+        mask = mask[:, 0] if mask.ndim == output.ndim and mask.shape[1] == 1 else mask
+        if not torch.isfinite(mask).all() or (mask < 0).any():
+            raise ValueError("`mask` holds weights that are negative, NaN or infinite.")
+        try:
+            return mask.expand(shape)
+        except RuntimeError as err:
+            raise ValueError(f"`mask` {tuple(self.mask.shape)} does not fit the output's grid {shape}.") from err
+
+
+@attrs.frozen(eq=False)
+class CallableTarget:
+    """Any differentiable function of the output, from `(M, …)` to `(M,)`; it must accept any number of rows."""
+
+    function: Callable[[Tensor], Tensor]
+
+    @property
+    def label(self) -> str:
+        """The function's name."""
+        return getattr(self.function, "__name__", type(self.function).__name__).strip("<>")
+
+    def fix(self, output: Tensor) -> FixedTarget:
+        """Check the function's result on the clean output."""
+
+        def score(out: Tensor, index: Tensor) -> Tensor:
+            result = self.function(out)
+            if not isinstance(result, Tensor) or result.shape != (len(out),):
+                got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+                raise ValueError(
+                    f"the target function {self.label!r} returned {got} for an output {tuple(out.shape)}; "
+                    f"expected one score for each row, ({len(out)},)."
+                )
+            return result
+
+        score(output, torch.arange(len(output), device=output.device))
+        return FixedTarget(self.label, score)
+
+
+def _one_logit(label: str, classes: Tensor, output: Tensor, sign: int = 1) -> FixedTarget:
+    """Build the target that reads one logit of each image, from (B,) classes."""
+    classes = _check_classes(classes.cpu(), output)
+
+    def score(out: Tensor, index: Tensor) -> Tensor:
+        column = classes.to(out.device)[index.to(out.device)]
+        return sign * out.gather(1, column[:, None])[:, 0]
+
+    return FixedTarget(label, score, classes, sign)
+
+
+def _check_classes(classes: Tensor, output: Tensor) -> Tensor:
+    number = output.shape[1]
+    for c in classes.tolist():
+        if not 0 <= c < number:
+            raise ValueError(f"`target` {c} is out of range: the network has {number} outputs, 0 to {number - 1}.")
+    return classes
+
+
+def _need_logits(output: Tensor, what: str) -> None:
+    if output.ndim > 2:
+        raise ValueError(
+            f"{what} has no meaning for a segmentation output {tuple(output.shape)}; say which channel, and where: "
+            "medviz.SegmentationTarget(channel, mask=None)."
+        )
