@@ -25,7 +25,7 @@ def hooks_of(kind: str) -> dict[str, tuple[str, ...]]:
 
 
 @functools.cache
-def check_class(plugin: type, kind: str) -> None:
+def check_class(plugin: Any, kind: str) -> None:
     """Raise a `PluginError` that says in what `plugin` does not keep the contract of `kind`.
 
     pluggy itself lets most of these pass in silence: an unmarked or misspelt hook is never called, an argument with a
@@ -37,7 +37,7 @@ def check_class(plugin: type, kind: str) -> None:
         raise PluginError(f"{_name(plugin)} does not subclass medviz.{KINDS[kind].__name__}, the spec of its kind.")
     hooks = hooks_of(kind)
     marked = dict(_marked(plugin))
-    for name in hooks.keys() - marked.keys():
+    for name in sorted(hooks.keys() - marked.keys()):
         if callable(getattr(plugin, name, None)):
             raise PluginError(f"{_name(plugin)}.{name} lacks its mark; write `@medviz.hookimpl` above it.")
     for name, method in marked.items():
@@ -47,9 +47,7 @@ def check_class(plugin: type, kind: str) -> None:
                 f"The hooks are: {', '.join(hooks)}."
             )
         _check_arguments(f"{_name(plugin)}.{name}", method, hooks[name])
-        if (plugin.kind == "wrappers") != bool(method.medviz_impl["wrapper"]):
-            needs = "needs" if plugin.kind == "wrappers" else "must not have"
-            raise PluginError(f"{_name(plugin)}.{name} {needs} `wrapper=True` in its mark.")
+        _check_wrapping(f"{_name(plugin)}.{name}", method, kind == "wrappers")
     if not any(not _optional(name) for name in marked):
         raise PluginError(f"{_name(plugin)} implements no hook; it needs a marked {' or '.join(hooks)}.")
 
@@ -61,9 +59,19 @@ def _optional(hook: str) -> bool:
 def _marked(plugin: type) -> Iterator[tuple[str, Any]]:
     for name in dir(plugin):
         method = inspect.getattr_static(plugin, name)
-        method = getattr(method, "__func__", method)
-        if getattr(method, "medviz_impl", None) is not None:
-            yield name, method
+        if getattr(getattr(method, "__func__", method), "medviz_impl", None) is None:
+            continue
+        if not inspect.isfunction(method):
+            raise PluginError(f"{_name(plugin)}.{name} is a {type(method).__name__}; a hook is a plain method.")
+        yield name, method
+
+
+def _check_wrapping(where: str, method: Any, wraps: bool) -> None:
+    if method.medviz_impl["hookwrapper"] or wraps != bool(method.medviz_impl["wrapper"]):
+        must = "needs `wrapper=True`" if wraps else "must not have `wrapper=True`"
+        raise PluginError(f"{where} {must} in its mark; only a medviz.Wrapper goes around a hook.")
+    if wraps and not inspect.isgeneratorfunction(method):
+        raise PluginError(f"{where} never yields; a wrapper yields once, where the hook runs, and returns the result.")
 
 
 def _check_arguments(where: str, method: Any, allowed: tuple[str, ...]) -> None:
@@ -102,14 +110,15 @@ def _manager(plugin: Plugin, wrappers: tuple[Wrapper, ...]) -> pluggy.PluginMana
     state = vars(plugin)
     if not wrappers and "_medviz_manager" in state:
         return state["_medviz_manager"]  # type: ignore[no-any-return]
-    check_class(type(plugin), plugin.kind)
+    chain: list[tuple[Any, str]] = [(type(plugin), plugin.kind), *((type(w), "wrappers") for w in wrappers)]
+    for cls, kind in chain:
+        check_class(cls, kind)
     manager = pluggy.PluginManager("medviz")
     for spec in KINDS.values():
         if spec is not Wrapper:
             manager.add_hookspecs(spec.Hooks)
     manager.register(plugin)
     for wrapper in reversed(wrappers):  # pluggy calls the one registered last first
-        check_class(type(wrapper), "wrappers")
         manager.register(wrapper)
     if not wrappers:
         state["_medviz_manager"] = manager

@@ -15,7 +15,7 @@ from medviz.contract import check_class
 from medviz.errors import PluginError, suggest
 from medviz.hookspecs import KINDS, Explainer, Occluder, Plugin, Reader, Renderer, Sink
 
-_preferred: tuple[str, ...] = ()
+_preferred: tuple[str, ...] | None = None
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ class Entry:
         try:
             plugin = point.load()
             check_class(plugin, self.kind)
-        except Exception as err:
+        except (Exception, SystemExit) as err:
             cause = str(err) if isinstance(err, PluginError) else f"{type(err).__name__}: {err}"
             raise PluginError(
                 f"plugin {self.name!r} ({self.kind}) of {self.package} {self.version} ({self.value}) is broken: {cause}"
@@ -135,7 +135,7 @@ def find(kind: str, name: str) -> Entry:
             f"no plugin {name!r} among the {kind}{suggest(name, known)} "
             f"Installed: {', '.join(sorted({e.name for e in offered})) or 'none'}."
         )
-    for winner in () if package else _preferred or _known_packages(os.environ.get("MEDVIZ_PREFER", "").split(",")):
+    for winner in () if package else _preferences():
         if chosen := [e for e in found if e.package == winner]:
             found = chosen
             break
@@ -151,8 +151,15 @@ def find(kind: str, name: str) -> Entry:
 
 
 def resolve(kind: str, value: Any) -> Any:
-    """Return `value`, or the plugin of `kind` that it names where it is a string."""
-    return get(kind, value) if isinstance(value, str) else value
+    """Return `value`, or the plugin of `kind` that it names where it is a string.
+
+    Raises:
+        PluginError: `value` is neither; or as in `get`.
+    """
+    plugin = get(kind, value) if isinstance(value, str) else value
+    if not isinstance(plugin, KINDS[kind]):
+        raise PluginError(f"{plugin!r} is not a medviz.{KINDS[kind].__name__}; give an instance or the name of one.")
+    return plugin
 
 
 def origin(plugin: type) -> Entry:
@@ -167,7 +174,8 @@ def origin(plugin: type) -> Entry:
 def describe(plugin: Plugin, nested: bool = False) -> str:
     """Return the plugin string of an instance: its name, and the parameters that differ from their defaults."""
     changed = {}
-    for f in attrs.fields(type(plugin)) if attrs.has(type(plugin)) else ():
+    cls: Any = type(plugin)
+    for f in attrs.fields(cls) if attrs.has(cls) else ():
         value, default = getattr(plugin, f.name), f.default
         if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
             default = default.factory()
@@ -176,7 +184,7 @@ def describe(plugin: Plugin, nested: bool = False) -> str:
             default = describe(resolve(f.metadata["kind"], default), nested=True) if "kind" in f.metadata else default
         if f.init and repr(value) != repr(default):
             changed[f.alias] = value
-    return plugin_strings.written(origin(type(plugin)).name, changed, nested)
+    return plugin_strings.written(origin(cls).name, changed, nested)
 
 
 def check(kind: str | None = None) -> Iterator[tuple[Entry, PluginError | None]]:
@@ -210,7 +218,7 @@ def _build(entry: Entry, parameters: Mapping[str, Any]) -> Plugin:
     if attrs.has(plugin):
         fields = [f for f in attrs.fields(plugin) if f.init]
         known = [f.alias for f in fields]
-        for name in parameters.keys() - set(known):
+        for name in sorted(parameters.keys() - set(known)):
             raise PluginError(
                 f"{entry.full_name!r} has no parameter {name!r}{suggest(name, known)} "
                 f"It takes: {', '.join(known) or 'none'}."
@@ -228,6 +236,12 @@ def _known_kind(kind: str) -> str:
     if kind not in KINDS:
         raise PluginError(f"{kind!r} is not a kind of plugin{suggest(kind, KINDS)} The kinds are: {', '.join(KINDS)}.")
     return kind
+
+
+def _preferences() -> tuple[str, ...]:
+    if _preferred is not None:
+        return _preferred
+    return _known_packages(os.environ.get("MEDVIZ_PREFER", "").split(","))
 
 
 def _known_packages(packages: Any) -> tuple[str, ...]:
