@@ -35,6 +35,8 @@ def check_class(plugin: Any, kind: str) -> None:
         raise PluginError(f"{plugin!r} is not a class; an entry point names the plugin's class, not an instance.")
     if not issubclass(plugin, KINDS[kind]):
         raise PluginError(f"{_name(plugin)} does not subclass medviz.{KINDS[kind].__name__}, the spec of its kind.")
+    if len(several := [each for each, spec in KINDS.items() if issubclass(plugin, spec)]) > 1:
+        raise PluginError(f"{_name(plugin)} is of several kinds, {' and '.join(several)}; write one class for each.")
     hooks = hooks_of(kind)
     marked = dict(_marked(plugin))
     for name in sorted(hooks.keys() - marked.keys()):

@@ -245,7 +245,7 @@ def _preferences() -> tuple[str, ...]:
 
 
 def _known_packages(packages: Any) -> tuple[str, ...]:
-    wanted = tuple(_normalise(p) for p in packages if p.strip())
+    wanted = tuple(_normalise(p.strip()) for p in packages if p.strip())
     installed = {e.package for e in entries()} if wanted else set()
     for package in wanted:
         if package not in installed:

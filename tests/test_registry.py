@@ -1,0 +1,231 @@
+"""Names, clashes, preferences, parameters and fields, with distributions that pip really installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+from helpers_distributions import EXPLAINER, build_wheel, install
+
+import medviz
+from medviz import registry
+from medviz.errors import PluginError
+from medviz.hookspecs import KINDS, Occluder, Renderer, hookimpl
+
+_OTHER = EXPLAINER.replace("Brightness", "Other")
+_EXPLODES = "raise RuntimeError('somebody imported me')\n"
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two packages that claim one name, one of them a built-in's, and one that explodes on import."""
+    folder = tmp_path_factory.mktemp("clash")
+    one = build_wheel(
+        folder,
+        "MedViz_Clash.One",
+        {"mv_clash_one.py": EXPLAINER},
+        [("explainers", "brightness", "mv_clash_one:Brightness"), ("explainers", "gradcam", "mv_clash_one:Brightness")],
+    )
+    two = build_wheel(
+        folder, "medviz-two", {"mv_clash_two.py": _OTHER}, [("explainers", "brightness", "mv_clash_two:Other")]
+    )
+    explodes = build_wheel(
+        folder, "medviz-explodes", {"mv_explodes.py": _EXPLODES}, [("sinks", "boom", "mv_explodes:X")]
+    )
+    return install(folder / "target", one, two, explodes)
+
+
+@pytest.fixture
+def _clash(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(target))
+    monkeypatch.setattr(registry, "_preferred", None)
+    monkeypatch.delenv("MEDVIZ_PREFER", raising=False)
+
+
+def _python(code: str, target: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(target), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_names_and_entries_import_no_plugin(target: Path) -> None:
+    code = (
+        "import medviz, sys; print(medviz.names('sinks')); print('mv_explodes' in sys.modules, 'torch' in sys.modules)"
+    )
+    names, imported = _python(code, target).splitlines()
+    assert "'boom'" in names
+    assert imported == "False False"
+
+
+def test_loading_one_plugin_imports_no_other(target: Path) -> None:
+    code = (
+        "import medviz, sys; medviz.get_explainer('medviz-two/brightness');"
+        "print('mv_clash_two' in sys.modules, 'mv_clash_one' in sys.modules, 'mv_explodes' in sys.modules)"
+    )
+    assert _python(code, target).strip() == "True False False"
+
+
+@pytest.mark.usefixtures("_clash")
+def test_a_clash_names_both_and_both_stay_reachable() -> None:
+    with pytest.raises(PluginError, match="'medviz-clash-one/brightness' and 'medviz-two/brightness'"):
+        medviz.get_explainer("brightness")
+    assert type(medviz.get_explainer("medviz-clash-one/brightness")).__name__ == "Brightness"
+    assert type(medviz.get_explainer("medviz-two/brightness:power=3")).__name__ == "Other"
+    assert medviz.names("explainers").count("brightness") == 1
+
+
+@pytest.mark.usefixtures("_clash")
+@pytest.mark.parametrize("package", ["medviz-clash-one", "MedViz_Clash.One", "medviz_clash--one"])
+def test_package_names_are_normalised(package: str) -> None:
+    assert type(medviz.get_explainer(f"{package}/brightness")).__name__ == "Brightness"
+    medviz.prefer(package)
+    assert type(medviz.get_explainer("brightness")).__name__ == "Brightness"
+
+
+@pytest.mark.usefixtures("_clash")
+def test_the_first_preferred_package_that_has_the_name_wins() -> None:
+    medviz.prefer("medviz-xai", "medviz-two", "medviz-clash-one")
+    assert type(medviz.get_explainer("brightness")).__name__ == "Other"
+    assert registry.find("explainers", "gradcam").package == "medviz-xai"
+    medviz.prefer()
+    with pytest.raises(PluginError, match="several packages"):
+        medviz.get_explainer("brightness")
+
+
+@pytest.mark.usefixtures("_clash")
+def test_the_environment_chooses_until_prefer_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDVIZ_PREFER", " medviz_two , medviz-clash-one,")
+    assert type(medviz.get_explainer("brightness")).__name__ == "Other"
+    medviz.prefer("medviz-clash-one")
+    assert type(medviz.get_explainer("brightness")).__name__ == "Brightness"
+    medviz.prefer()
+    with pytest.raises(PluginError, match="several packages"):
+        medviz.get_explainer("brightness")
+
+
+@pytest.mark.usefixtures("_clash")
+def test_an_unknown_preferred_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PluginError, match=r"'medviz-tow' offers no plugins here; did you mean 'medviz-two'"):
+        medviz.prefer("medviz-tow")
+    monkeypatch.setenv("MEDVIZ_PREFER", "numpy")
+    with pytest.raises(PluginError, match="'numpy' offers no plugins here"):
+        registry.find("explainers", "layercam")
+
+
+@pytest.mark.usefixtures("_clash")
+def test_a_full_name_ignores_the_preference() -> None:
+    medviz.prefer("medviz-two")
+    assert type(medviz.get_explainer("medviz-clash-one/brightness")).__name__ == "Brightness"
+
+
+def test_a_builtin_is_replaced_on_purpose_only_and_comes_back(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_preferred", None)
+    with monkeypatch.context() as installed:
+        installed.syspath_prepend(str(target))
+        with pytest.raises(PluginError, match="'medviz-clash-one/gradcam' and 'medviz-xai/gradcam'"):
+            medviz.get_explainer("gradcam")
+        medviz.prefer("medviz-clash-one")
+        assert type(medviz.get_explainer("gradcam")).__name__ == "Brightness"
+        assert registry.find("explainers", "medviz-xai/gradcam").package == "medviz-xai"
+        medviz.prefer()
+    assert registry.find("explainers", "gradcam").package == "medviz-xai"
+    assert "brightness" not in medviz.names("explainers")
+
+
+def test_an_unknown_name_lists_near_misses_and_what_is_installed() -> None:
+    with pytest.raises(
+        PluginError, match=r"no plugin 'gradcamp' among the explainers; did you mean .*'gradcam'"
+    ) as caught:
+        medviz.get_explainer("gradcamp")
+    assert "Installed: " in str(caught.value)
+    assert "layercam" in str(caught.value)
+    with pytest.raises(PluginError, match="did you mean 'medviz-xai/gradcam'"):
+        medviz.get_explainer("medviz-xia/gradcam")
+
+
+def test_an_unknown_kind_lists_the_kinds() -> None:
+    with pytest.raises(PluginError, match="'explainer' is not a kind of plugin; did you mean 'explainers'"):
+        medviz.names("explainer")
+
+
+@pytest.mark.usefixtures("_clash")
+def test_parameters_are_refused_with_a_reason() -> None:
+    with pytest.raises(PluginError, match=r"has no parameter 'powr'; did you mean 'power'\? It takes: power\."):
+        medviz.get_explainer("medviz-two/brightness:powr=2")
+    with pytest.raises(PluginError, match=r"'medviz-two/brightness' rejects its parameters \{'power': 0\}") as caught:
+        medviz.get_explainer("medviz-two/brightness", power=0)
+    assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(PluginError, match="rejects its parameters"):
+        medviz.get_explainer("medviz-two/brightness", power="two")
+
+
+def test_a_missing_required_parameter_is_named() -> None:
+    with pytest.raises(PluginError, match=r"'medviz-xai/png' needs `path`: png:path=…"):
+        medviz.get_sink("png")
+
+
+def test_text_and_keyword_parameters_are_the_same() -> None:
+    written = medviz.get_sink("medviz-xai/png:path=a.png,overwrite=true")
+    given = medviz.get_sink("png", path="a.png", overwrite=True)
+    assert registry.describe(written) == registry.describe(given) == f"png:path={Path('a.png')!r},overwrite=True"
+
+
+@attrs.frozen(eq=False)
+class _Zero(Occluder):
+    scale: float = 1.0
+
+    @hookimpl
+    def occlude(self, patches):  # type: ignore[no-untyped-def]
+        return patches * 0
+
+
+@attrs.frozen(eq=False)
+class _Holder(Renderer):
+    renderer: Renderer = registry.field(kind="renderers", default="medviz-xai/planes")
+    occluder: Occluder = registry.field(kind="occluders", default=_Zero())
+
+    @hookimpl
+    def render(self, attribution):  # type: ignore[no-untyped-def]
+        return attribution
+
+
+def test_a_field_resolves_names_on_direct_construction() -> None:
+    planes = registry.find("renderers", "planes").load()
+    assert type(_Holder().renderer) is planes
+    assert type(_Holder("planes").renderer) is planes
+    held = _Holder(occluder=_Zero(2.0))
+    assert held.occluder.scale == 2.0
+    assert registry.describe(held) == "_holder:occluder=_zero(scale=2.0)"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("plans", "did you mean 'planes'"),
+        (3, "3 is not a medviz.Renderer"),
+        (_Zero(), "is not a medviz.Renderer"),
+        (None, "None is not a medviz.Renderer"),
+    ],
+)
+def test_a_field_refuses_what_is_no_plugin_of_its_kind(given: object, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        _Holder(renderer=given)
+
+
+def test_a_field_of_an_unknown_kind_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(PluginError, match="'renderer' is not a kind"):
+        registry.field(kind="renderer", default="planes")
+
+
+def test_every_kind_has_its_entry_point_group_and_no_other_is_listed() -> None:
+    assert {entry.kind for entry in registry.entries()} <= set(KINDS)
+    assert set(KINDS) == {"explainers", "occluders", "renderers", "sinks", "readers", "wrappers"}
