@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import operator
 import os
 import re
+import secrets
 import string
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -20,18 +22,16 @@ from medviz.rendering import DEFAULT_RENDERER
 if TYPE_CHECKING:
     from medviz.attribution import Attribution
 
-_PLACEHOLDERS = ("index", "explainer", "target", "tag", "step")
-
 
 @attrs.frozen
 class Place:
     """What tells one result from another, for file names and tags."""
 
-    index: int = 0
+    index: int = attrs.field(default=0, converter=operator.index)
     explainer: str = ""
     target: str = ""
-    tag: str = ""
-    step: int = 0
+    tag: str = attrs.field(default="", converter=str)
+    step: int = attrs.field(default=0, converter=operator.index)
 
     @classmethod
     def of(cls, attribution: Attribution | None, tag: str | None = None, step: int = 0) -> Place:
@@ -43,28 +43,51 @@ class Place:
 
     def expand(self, template: str | Path) -> Path:
         """Return `template` with its placeholders filled in; what comes from names is made safe for a file name."""
-        values = {n: _safe(str(getattr(self, n))) for n in _PLACEHOLDERS}
+        values = {
+            name: value if isinstance(value, int) else _safe(value) or f"no-{name}"
+            for name, value in attrs.asdict(self).items()
+        }
         return Path(str(template).format(**values)).expanduser()
 
 
+_PLACEHOLDERS = {field.name for field in attrs.fields(Place)}
+_LISTED = ", ".join(f"{{{field.name}}}" for field in attrs.fields(Place))
+
+
 def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).strip("-.")
+    """Return `text` as one part of a file name: no separators, no leading dot, at most 80 characters."""
+    safe = re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).strip("-.")
+    return safe if len(safe) <= 80 else f"{safe[:71]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _as_template(path: Any) -> Path:
-    """Check the placeholders when the sink is made, not when the network has run for an hour."""
+def as_template(path: Any) -> Path:
+    """Return `path` checked: its placeholders fail when the sink is made, not when the network has run for an hour.
+
+    Raises:
+        TypeError: neither a string nor a path.
+        ValueError: empty, an unknown placeholder, or a format that cannot be filled in.
+    """
+    if not isinstance(path, str | Path) or not str(path).strip():
+        raise TypeError(f"`path` is {path!r}; expected a string or a pathlib.Path that names a file or folder.")
     try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(str(path)) if name is not None}
-    except ValueError as err:
-        raise ValueError(f"`path` {str(path)!r} cannot be read: {err}; double a brace that is meant as one.") from err
-    if unknown := fields - set(_PLACEHOLDERS):
+        unknown = {name for _, name, _, _ in string.Formatter().parse(str(path)) if name is not None} - _PLACEHOLDERS
+        if not unknown:
+            Place().expand(path)
+    except (ValueError, LookupError, RuntimeError) as err:
         raise ValueError(
-            f"`path` {str(path)!r} has the placeholder {sorted(unknown)[0]!r}; "
-            f"known are {', '.join('{' + name + '}' for name in _PLACEHOLDERS)}."
-        )
-    if not str(path).strip():
-        raise ValueError("`path` is empty.")
+            f"`path` {str(path)!r} cannot be used: {err} (a brace that is meant as one is doubled)."
+        ) from err
+    if unknown:
+        raise ValueError(f"`path` {str(path)!r} has the placeholder {min(unknown)!r}; known are {_LISTED}.")
     return Path(path)
+
+
+def _check_suffix(sink: FileSink, _: Any, path: Path) -> None:
+    if sink.suffixes and not path.name.lower().endswith(sink.suffixes):
+        raise ValueError(
+            f"`path` {str(path)!r} must end in {' or '.join(sink.suffixes)}, the format that "
+            f"{type(sink).__name__} writes."
+        )
 
 
 @attrs.frozen(eq=False)
@@ -74,9 +97,14 @@ class FileSink(Sink):
     Args:
         path: where to; may hold the placeholders {index} {explainer} {target} {tag} {step}. Missing folders are made.
         overwrite: replace an existing file; otherwise it is an error.
+
+    Attributes:
+        suffixes: the endings that `path` may have, lower case, with their dots; none named: any.
     """
 
-    path: Path = attrs.field(converter=_as_template)
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    path: Path = attrs.field(converter=as_template, validator=_check_suffix)
     overwrite: bool = attrs.field(default=False, kw_only=True, validator=attrs.validators.instance_of(bool))
 
     def destination(self, attribution: Attribution | None, tag: str | None, step: int) -> Path:
@@ -111,8 +139,7 @@ def check_destinations(sinks: Iterable[Sink], places: Iterable[Place]) -> None:
             path = place.expand(sink.path)
             if path.resolve() in taken:
                 raise ValueError(
-                    f"two results would be written to {str(path)!r}; tell them apart with "
-                    f"{', '.join('{' + name + '}' for name in _PLACEHOLDERS)} in `path`."
+                    f"two results would be written to {str(path)!r}; tell them apart with {_LISTED} in `path`."
                 )
             taken.add(path.resolve())
             _check_free(path, sink.overwrite)
@@ -135,13 +162,10 @@ def atomic(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     path = Path(path)
     _check_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes[-2:])
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes[-2:])[-40:]}")
+    part.touch(exist_ok=False)
     try:
         yield part
-        part.chmod(0o666 & ~_umask())
         if overwrite:
             part.replace(path)
         else:
@@ -158,9 +182,3 @@ def _publish(part: Path, path: Path) -> None:
         raise FileExistsError(f"{str(path)!r} was written by somebody else in the meantime.") from None
     except OSError:
         part.replace(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

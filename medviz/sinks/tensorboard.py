@@ -1,0 +1,96 @@
+"""Pictures and movies in a TensorBoard log."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from medviz import registry
+from medviz.attribution import Attribution
+from medviz.files import Place, as_template
+from medviz.hookspecs import Renderer, Sink, hookimpl
+from medviz.rendering import DEFAULT_RENDERER, Rendering
+from medviz.sinks.encoding import gif_bytes, png_bytes
+
+_PROTOCOL = {"torch": "tensorboard.compat.proto.summary_pb2", "tensorboardX": "tensorboardX.proto.summary_pb2"}
+
+
+def _check_writer(sink: TensorBoard, _: Any, writer: Any) -> None:
+    if writer is not None and _library(writer) is None:
+        raise TypeError(
+            f"`writer` is a {type(writer).__name__}; expected a SummaryWriter of torch.utils.tensorboard or tensorboardX."
+        )
+    if (writer is None) == (sink.path is None):
+        raise ValueError("give either `path`, a log folder, or `writer`, an open SummaryWriter.")
+
+
+@attrs.frozen(eq=False)
+class TensorBoard(Sink):
+    """Write one frame as an image summary, several as an animated GIF in an image summary; in colour, with true size.
+
+    Both libraries' `add_image` takes still pictures only, `add_video` needs moviepy, and tensorboardX rewrites tags.
+    So the summary is built here and handed to `writer.file_writer.add_summary`, which both libraries offer.
+
+    Args:
+        path: the log folder; may hold the placeholders of file names. Each result becomes an event file of its own:
+            TensorBoard stops following an older file of the folder, so join a running training with `writer`.
+        writer: an open `SummaryWriter` of `torch.utils.tensorboard` or `tensorboardX`; it is flushed and stays open.
+        renderer: draws an attribution that comes undrawn.
+    """
+
+    path: Path | None = attrs.field(default=None, converter=attrs.converters.optional(as_template))
+    writer: Any = attrs.field(default=None, kw_only=True, validator=_check_writer)
+    renderer: Renderer = registry.field(kind="renderers", default=DEFAULT_RENDERER, kw_only=True)
+
+    @hookimpl
+    def write(self, rendering: Rendering, attribution: Attribution | None, tag: str | None, step: int) -> str:
+        """Write one image summary and make it readable at once; return the log folder."""
+        place = Place.of(attribution, tag, step)
+        with self._open(place) as writer:
+            summary = _summary(writer, _tag(rendering, place), rendering)
+            writer.file_writer.add_summary(summary, step)
+            writer.flush()
+            return str(writer.file_writer.get_logdir())
+
+    @contextlib.contextmanager
+    def _open(self, place: Place) -> Iterator[Any]:
+        if self.writer is not None:
+            if self.writer.file_writer is None:
+                raise ValueError("`writer` is closed; give an open SummaryWriter, or `path`.")
+            yield self.writer
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = place.expand(str(self.path))
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{str(folder)!r} is a file; `path` must name a log folder.")
+        with SummaryWriter(folder) as writer:  # type: ignore[no-untyped-call]
+            yield writer
+
+
+def _tag(rendering: Rendering, place: Place) -> str:
+    """Return the user's tag or "explainer/target", with the image's index behind it where it is not the first."""
+    made = "/".join(part for part in (place.explainer, place.target) if part)
+    tag = place.tag or made or rendering.title or "medviz"
+    return f"{tag}/{place.index}" if place.index else tag
+
+
+def _library(writer: Any) -> str | None:
+    """Return which library wrote the class of `writer`, or a class that it inherits from."""
+    homes = {cls.__module__.partition(".")[0] for cls in type(writer).__mro__ if cls.__name__ == "SummaryWriter"}
+    return next((library for library in _PROTOCOL if library in homes), None)
+
+
+def _summary(writer: Any, tag: str, rendering: Rendering) -> Any:
+    """Build the summary of the writer's own library; the two do not take each other's."""
+    frames = rendering.frames
+    encoded = png_bytes(frames[0]) if len(frames) == 1 else gif_bytes(frames, rendering.fps)
+    summary = importlib.import_module(_PROTOCOL[_library(writer) or ""]).Summary
+    height, width, channels = frames.shape[1:]
+    image = summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=encoded)
+    return summary(value=[summary.Value(tag=tag, image=image)])
