@@ -1,0 +1,1 @@
+"""Renderers: one attribution in, one picture or a row of frames out."""

@@ -1,0 +1,61 @@
+"""Letters on pictures, drawn without pyplot, so that no figure is left open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_EDGES = {
+    "top": (0.5, 0.985, "center", "top"),
+    "bottom": (0.5, 0.015, "center", "bottom"),
+    "left": (0.015, 0.5, "left", "center"),
+    "right": (0.985, 0.5, "right", "center"),
+}
+_DPI = 100
+_SMALLEST = 64  # pixels; on a smaller picture a letter would hide what it names
+
+
+def new_figure(width: float, height: float, dpi: float = _DPI, facecolor: Any = "none") -> Any:
+    """Return a matplotlib figure of `width` × `height` inches that can draw itself and that pyplot knows nothing of."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor=facecolor)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def rasterise(figure: Any) -> np.ndarray:
+    """Return the picture of a figure, `(H, W, 4)` uint8."""
+    figure.canvas.draw()
+    return np.array(figure.canvas.buffer_rgba())
+
+
+def draw_letters(frames: np.ndarray, letters: Mapping[str, str]) -> np.ndarray:
+    """Return `frames` `(T, H, W, 3)` uint8 with letters at the edges "top", "bottom", "left", "right".
+
+    Frames too small to be read, and empty letters, are left as they are.
+    """
+    height, width = frames.shape[1:3]
+    if min(height, width) < _SMALLEST or not any(letters.values()):
+        return frames
+    overlay = _letters(height, width, letters).astype(np.float32) / 255
+    opacity = overlay[..., 3:]
+    return np.stack(
+        [np.rint(frame * (1 - opacity) + overlay[..., :3] * opacity * 255).astype(np.uint8) for frame in frames]
+    )
+
+
+def _letters(height: int, width: int, letters: Mapping[str, str]) -> np.ndarray:
+    from matplotlib.patheffects import withStroke
+
+    figure = new_figure(width / _DPI, height / _DPI)
+    points = min(max(0.055 * min(height, width), 9), 22) * 72 / _DPI
+    for edge, letter in letters.items():
+        x, y, horizontal, vertical = _EDGES[edge]
+        text = figure.text(x, y, letter, ha=horizontal, va=vertical, color="white", size=points, weight="bold")
+        text.set_path_effects([withStroke(linewidth=points / 5, foreground=(0, 0, 0, 0.8))])
+    picture = rasterise(figure)
+    return picture[:height, :width]
