@@ -19,8 +19,8 @@ from medviz.sinks.encoding import gif_bytes
 class Gif(PictureSink):
     """Write the frames as a GIF in colour that loops for ever, at the rendering's frame rate.
 
-    All frames share one palette of 256 colours, without dithering: grey stays grey, and a colour does not flicker from
-    frame to frame. Every frame is kept, equal ones too. GIF counts in 1/100 s, so that 50 frames per second are the most.
+    All frames share one palette of 256 colours, without dithering: grey stays grey, and no colour flickers from frame
+    to frame. Every frame is kept, equal ones too. GIF counts in 1/100 s; 50 frames per second are the most.
 
     Args:
         renderer: draws an attribution that comes undrawn; the default makes a movie through the volume.

@@ -11,6 +11,7 @@ import numpy as np
 from medviz.attribution import Attribution
 from medviz.files import FileSink, atomic
 from medviz.hookspecs import hookimpl
+from medviz.image import spacing_of
 
 
 @attrs.frozen(eq=False)
@@ -41,9 +42,9 @@ def _as_nifti(attribution: Attribution) -> Any:
     values = np.moveaxis(attribution.values[0].cpu().numpy(), 0, -1)  # (*S, K)
     values = values[:, :, None] if attribution.ndim == 2 else values
     values = values[..., 0] if values.shape[-1] == 1 else values
-    kind = nib.Nifti1Image if max(values.shape) < 2**15 else nib.Nifti2Image
+    kind: Any = nib.Nifti1Image if max(values.shape) < 2**15 else nib.Nifti2Image
     affine = None if attribution.affine is None else attribution.affine[0]
-    image = kind(values, np.eye(4) if affine is None else affine, dtype=values.dtype)
+    image = kind(values, np.eye(4) if affine is None else affine)
     _place(image, affine)
     _describe(image.header, attribution)
     return image
@@ -57,7 +58,7 @@ def _place(image: Any, affine: np.ndarray | None) -> None:
     image.header.set_xyzt_units(xyz="mm")
     image.set_sform(affine, code="aligned")
     image.set_qform(affine, code="aligned")
-    if not np.allclose(image.get_qform(), affine, rtol=1e-4, atol=1e-3):
+    if np.abs(image.get_qform() - affine)[:3, :3].max() > 1e-3 * min(spacing_of(affine, 3)):
         image.set_qform(affine, code="unknown")
 
 

@@ -45,7 +45,8 @@ def _decode(codes: np.ndarray) -> np.ndarray:
 
 
 def _is_grey(colours: np.ndarray) -> np.ndarray:
-    return (colours == colours[:, :1]).all(1)  # type: ignore[no-any-return]
+    grey: np.ndarray = np.ptp(colours, axis=1) == 0
+    return grey
 
 
 def _reduce(colours: np.ndarray) -> np.ndarray:

@@ -22,9 +22,7 @@ _PROTOCOL = {"torch": "tensorboard.compat.proto.summary_pb2", "tensorboardX": "t
 
 def _check_writer(sink: TensorBoard, _: Any, writer: Any) -> None:
     if writer is not None and _library(writer) is None:
-        raise TypeError(
-            f"`writer` is a {type(writer).__name__}; expected a SummaryWriter of torch.utils.tensorboard or tensorboardX."
-        )
+        raise TypeError(f"`writer` is a {type(writer).__name__}; expected a SummaryWriter of torch or tensorboardX.")
     if (writer is None) == (sink.path is None):
         raise ValueError("give either `path`, a log folder, or `writer`, an open SummaryWriter.")
 
@@ -69,7 +67,7 @@ class TensorBoard(Sink):
         folder = place.expand(str(self.path))
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{str(folder)!r} is a file; `path` must name a log folder.")
-        with SummaryWriter(folder) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(folder) as writer:
             yield writer
 
 
