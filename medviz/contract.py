@@ -100,9 +100,10 @@ def call(plugin: Plugin, hook: str, arguments: Mapping[str, Any], wrappers: tupl
     return getattr(_manager(plugin, wrappers).hook, hook)(plugin=plugin, **arguments)
 
 
-def names_argument(plugin: Plugin, hook: str, argument: str) -> bool:
+def names_argument(plugin: Plugin | type[Plugin], hook: str, argument: str) -> bool:
     """Return whether the implementation of `hook` names `argument`."""
-    return argument in inspect.signature(getattr(type(plugin), hook)).parameters
+    cls = plugin if inspect.isclass(plugin) else type(plugin)
+    return argument in inspect.signature(getattr(cls, hook)).parameters
 
 
 def _manager(plugin: Plugin, wrappers: tuple[Wrapper, ...]) -> pluggy.PluginManager:

@@ -1,0 +1,103 @@
+"""Which result is drawn by which renderer and goes to which sink; collisions are refused before the network runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from medviz import plugin_strings, registry
+from medviz.attribution import Attribution
+from medviz.contract import names_argument
+from medviz.files import FileSink, Place, check_destinations
+from medviz.hookspecs import Explainer, Renderer, Sink
+from medviz.relay import write
+from medviz.targets import as_target
+
+_RENDERER = "{renderer}"
+
+
+@attrs.frozen
+class Plan:
+    """The sinks, each with the renderer that draws for it, or None where the sink draws itself or writes values.
+
+    Every renderer draws for every picture sink that names no renderer of its own. Where there are several, such a sink
+    is made once for each, with `{renderer}` in its parameters replaced by the renderer's name.
+    """
+
+    pairs: Sequence[tuple[Sink, Renderer | None]]
+    tag: str | None
+    step: int
+
+    @classmethod
+    def of(cls, sinks: Sequence[str], renderers: Sequence[str], tag: str | None, step: int) -> Plan:
+        """Make the sinks and renderers that are meant by plugin strings.
+
+        Raises:
+            ValueError: several renderers would draw for one sink, or none draws for any.
+        """
+        named = _named(renderers)
+        pairs = [pair for text in sinks for pair in _pairs(text, named)]
+        if named and not any(renderer for _, renderer in pairs):
+            raise ValueError(
+                "`--renderer` is given, but no sink takes its pictures; leave it out or add a picture sink."
+            )
+        return cls(pairs, tag, step)
+
+    def check(self, explainers: Sequence[Explainer], targets: Sequence[Any], images: int) -> None:
+        """Refuse results that would overwrite one another or an existing file."""
+        places = [
+            Place(index, registry.describe(explainer), as_target(target).label, self.tag or "", self.step)
+            for explainer in explainers
+            for target in targets
+            for index in range(images)
+        ]
+        check_destinations([sink for sink, _ in self.pairs], places)
+
+    def write(self, attributions: Sequence[Attribution], wrappers: Any) -> Iterator[str]:
+        """Draw and write everything, each picture drawn once; yield where to, each place once."""
+        drawn: dict[tuple[int, int], Any] = {}
+        places: dict[str, None] = {}
+        for sink, renderer in self.pairs:
+            for i, attribution in enumerate(attributions):
+                given: Any = attribution
+                if renderer is not None:
+                    if (id(renderer), i) not in drawn:
+                        drawn[id(renderer), i] = renderer(attribution, wrappers=wrappers)
+                    given = drawn[id(renderer), i]
+                written = write(sink, given, self._tag(sink, attribution, len(attributions)), self.step, wrappers)
+                places.update(dict.fromkeys(map(str, written if isinstance(written, list) else [written])))
+        yield from places
+
+    def _tag(self, sink: Sink, attribution: Attribution, results: int) -> str | None:
+        """A sink that writes no files knows results by their tag alone, so that one tag must not stand for several."""
+        if self.tag is None or results == 1 or isinstance(sink, FileSink):
+            return self.tag
+        place = Place.of(attribution)
+        return f"{self.tag}/{place.explainer}/{place.target}"
+
+
+def _named(renderers: Sequence[str]) -> dict[str, Renderer]:
+    """Return the renderers under names that tell them apart: planes, planes-2."""
+    counted: Counter[str] = Counter()
+    named = {}
+    for text in renderers:
+        name = plugin_strings.parse(text)[0].rpartition("/")[2]
+        counted[name] += 1
+        named[name if counted[name] == 1 else f"{name}-{counted[name]}"] = registry.get_renderer(text)
+    return named
+
+
+def _pairs(text: str, renderers: dict[str, Renderer]) -> list[tuple[Sink, Renderer | None]]:
+    name, parameters = plugin_strings.parse(text)
+    draws = names_argument(registry.find("sinks", name).load(), "write", "rendering") and "renderer" not in parameters
+    if not draws or not renderers:
+        return [(registry.get_sink(text), None)]
+    if len(renderers) > 1 and _RENDERER not in text:
+        raise ValueError(
+            f"`--sink` {text!r} would get the pictures of {len(renderers)} renderers; write {_RENDERER} into its path, "
+            "or give each sink a renderer=… of its own."
+        )
+    return [(registry.get_sink(text.replace(_RENDERER, each)), renderer) for each, renderer in renderers.items()]
