@@ -62,13 +62,13 @@ if TYPE_CHECKING:
     from medviz.image import Image as Image
     from medviz.model_arguments import per_image as per_image
     from medviz.pipeline import explain as explain
+    from medviz.probe import Probe as Probe
+    from medviz.registry import field as field
     from medviz.registry import get_explainer as get_explainer
     from medviz.registry import get_occluder as get_occluder
     from medviz.registry import get_reader as get_reader
     from medviz.registry import get_renderer as get_renderer
     from medviz.registry import get_sink as get_sink
-    from medviz.probe import Probe as Probe
-    from medviz.registry import field as field
     from medviz.registry import names as names
     from medviz.registry import prefer as prefer
     from medviz.relay import read as read

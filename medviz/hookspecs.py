@@ -63,7 +63,7 @@ class Explainer(Plugin):
     """
 
     kind: ClassVar[str] = "explainers"
-    signed: bool = False
+    signed: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
     needs_layer: ClassVar[bool] = False
     needs_gradient: ClassVar[bool] = False

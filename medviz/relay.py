@@ -73,9 +73,7 @@ def blend_weight(occluder: Occluder, mask_size: tuple[int, ...], wrappers: Wrapp
     return weight
 
 
-def render(
-    renderer: Renderer, attribution: Attribution, wrappers: Wrappers = ()
-) -> Rendering | list[Rendering]:
+def render(renderer: Renderer, attribution: Attribution, wrappers: Wrappers = ()) -> Rendering | list[Rendering]:
     """Draw each image of `attribution`: one `Rendering` where there is one image, else a list."""
     from medviz.attribution import Attribution
     from medviz.rendering import Rendering

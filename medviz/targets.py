@@ -62,7 +62,7 @@ def as_target(target: Any) -> Target | FixedTarget:
         return target
     if target is None:
         return PredictedTarget()
-    if isinstance(target, bool) or isinstance(target, str):
+    if isinstance(target, bool | str):
         raise TypeError(f"`target` {target!r} is a {type(target).__name__}; a class is named by its index, an int.")
     if isinstance(target, int):
         return ClassTarget(target)
@@ -95,6 +95,12 @@ def fix(target: Any, output: Tensor) -> FixedTarget:
     return target if isinstance(target, FixedTarget) else target.fix(output)
 
 
+def take(target: Target | FixedTarget, index: Tensor, images: int) -> Target | FixedTarget:
+    """Return `target` for the images `index` of all `images`; one that holds something for each image has `take`."""
+    taker = getattr(target, "take", None)
+    return target if taker is None else taker(index, images)
+
+
 @attrs.frozen(eq=False)
 class PredictedTarget:
     """The class that is predicted for each clean image; for a single logit `(B, 1)`, the logit itself."""
@@ -123,20 +129,28 @@ class ClassTarget:
 
     @property
     def label(self) -> str:
-        """"class 2", or "classes 0 2 1"."""
+        """Such as "class 2", or "classes 0 2 1"."""
         if isinstance(self.index, int) or self.index.ndim == 0:
             return f"class {int(self.index)}"
         return f"classes {' '.join(str(int(i)) for i in self.index)}"
 
+    def take(self, index: Tensor, images: int) -> ClassTarget:
+        """Return the target for some of the images."""
+        classes = torch.as_tensor(self.index)
+        if not classes.ndim:
+            return self
+        if len(classes) != images:
+            raise ValueError(
+                f"`target` names {len(classes)} classes for {images} images; a tensor holds one for each image, a list "
+                "means several targets."
+            )
+        return ClassTarget(classes[index])
+
     def fix(self, output: Tensor) -> FixedTarget:
         """Check that there is a class for each image and that each exists."""
         _need_logits(output, "a class")
-        classes = torch.as_tensor(self.index)
-        if classes.ndim and len(classes) != len(output):
-            raise ValueError(
-                f"`target` names {len(classes)} classes for {len(output)} images; a tensor holds one for each image, "
-                "a list means several targets."
-            )
+        every = torch.arange(len(output))
+        classes = torch.as_tensor(self.take(every, len(output)).index)
         return _one_logit(self.label, classes.expand(len(output)), output)
 
 
@@ -148,7 +162,7 @@ class BinaryTarget:
 
     @property
     def label(self) -> str:
-        """"positive" or "negative"."""
+        """Either "positive" or "negative"."""
         return "positive" if self.positive else "negative"
 
     def fix(self, output: Tensor) -> FixedTarget:
@@ -166,7 +180,7 @@ class RegressionTarget:
 
     @property
     def label(self) -> str:
-        """"value 0"."""
+        """Such as "value 0"."""
         return f"value {self.index}"
 
     def fix(self, output: Tensor) -> FixedTarget:
@@ -198,8 +212,14 @@ class SegmentationTarget:
 
     @property
     def label(self) -> str:
-        """"segmentation 1"."""
+        """Such as "segmentation 1"."""
         return f"segmentation {self.channel}" + (" predicted" if isinstance(self.mask, str) else "")
+
+    def take(self, index: Tensor, images: int) -> SegmentationTarget:
+        """Return the target for some of the images."""
+        if not isinstance(self.mask, Tensor) or len(self.mask) != images:
+            return self
+        return SegmentationTarget(self.channel, self.mask[index.to(self.mask.device)])
 
     def fix(self, output: Tensor) -> FixedTarget:
         """Fix the mask, and refuse an empty one."""
@@ -225,7 +245,7 @@ class SegmentationTarget:
         if isinstance(self.mask, str):
             logits = output if output.shape[1] > 1 else torch.cat([-output, output], 1)
             return (logits.argmax(1) == (self.channel if output.shape[1] > 1 else 1)).to(output.dtype)
-        mask = self.mask.to(output.device, output.dtype)
+        mask = self.mask.to(output.device, output.dtype, copy=True)  # may have been made in inference mode
         mask = mask[:, 0] if mask.ndim == output.ndim and mask.shape[1] == 1 else mask
         if not torch.isfinite(mask).all() or (mask < 0).any():
             raise ValueError("`mask` holds weights that are negative, NaN or infinite.")

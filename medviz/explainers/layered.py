@@ -1,0 +1,134 @@
+"""What the methods that read layers share: which layers, tokens as a grid, several layers fused into one map."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch.nn.functional as F
+from torch import Tensor
+
+from medviz.hookspecs import Explainer
+from medviz.probe import Probe
+from medviz.targets import FixedTarget
+
+Reshape = Callable[[Tensor], Tensor] | Sequence[int] | str | None
+
+
+def _as_layers(layer: Any) -> str | tuple[str, ...] | None:
+    if layer is None or isinstance(layer, str):
+        return layer
+    names = tuple(layer) if isinstance(layer, tuple | list) else ()
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise TypeError(f"`layer` is the name of a module, several different names, or None; got {layer!r}.")
+    return names
+
+
+def _as_reshape(reshape: Any) -> Any:
+    if reshape is None or callable(reshape) or reshape == "channels_last":
+        return reshape
+    if isinstance(reshape, tuple | list) and reshape and all(isinstance(n, int) and n > 0 for n in reshape):
+        return tuple(reshape)
+    raise TypeError(f"`reshape` is None, a grid such as (14, 14), 'channels_last' or a callable; got {reshape!r}.")
+
+
+@attrs.frozen(eq=False)
+class LayerExplainer(Explainer):
+    """A method that makes one map from each layer; subclass it and implement `explain` with `self.fused`.
+
+    Args:
+        layer: dotted name of a module whose output is `(B, K, *s)` or tokens `(B, N, K)`; several names: their maps are
+            fused; None: the last layer that still has a spatial extent (for a segmentation output the last one on the
+            coarsest grid).
+        reshape: how tokens become a grid: the grid `(14, 14)`, behind whatever class tokens lead; "channels_last" for
+            `(B, *s, K)`; a callable from the layer's output to `(B, K, *s)`; None: found from the number of tokens and
+            the image's shape where only one grid fits.
+    """
+
+    needs_layer: ClassVar[bool] = True
+
+    layer: str | tuple[str, ...] | None = attrs.field(default=None, converter=_as_layers)
+    reshape: Reshape = attrs.field(default=None, converter=_as_reshape, kw_only=True)
+
+    def fused(self, probe: Probe, one: Callable[[str], Tensor]) -> Tensor:
+        """Return `one(layer)` `(B, 1, *s)`; for several layers the mean of their maps, each of magnitude at most 1.
+
+        Maps of different layers have different units: each is divided by the largest magnitude in each image, and they
+        are resized linearly to the finest of their grids. A map of zeros counts as zeros.
+        """
+        names = [self.layer] if self.layer is None or isinstance(self.layer, str) else self.layer
+        maps = [one(probe.layer_name(name)) for name in names]
+        if len(maps) == 1:
+            return maps[0]
+        grid = max((m.shape[2:] for m in maps), key=math.prod)
+        mode = "bilinear" if len(grid) == 2 else "trilinear"
+        scaled = [m / m.abs().flatten(1).amax(1).clamp(min=1e-30).view(-1, *[1] * (m.ndim - 1)) for m in maps]
+        resized = [F.interpolate(m, size=grid, mode=mode) if m.shape[2:] != grid else m for m in scaled]
+        return sum(resized[1:], resized[0]) / len(resized)
+
+    def activation(self, probe: Probe, layer: str) -> Tensor:
+        """Return the layer's output as `(B, K, *s)`."""
+        return self.grid(probe, layer, probe.activation(layer))
+
+    def gradient(self, probe: Probe, layer: str, target: FixedTarget) -> Tensor:
+        """Return the gradient of the score with respect to the layer's output, as `(B, K, *s)`."""
+        return self.grid(probe, layer, probe.gradient(layer, target))
+
+    def grid(self, probe: Probe, layer: str, features: Tensor) -> Tensor:
+        """Return a layer's features as `(B, K, *s)`.
+
+        Raises:
+            ValueError: they have no spatial extent, or it is ambiguous which tokens stand where.
+        """
+        image = tuple(probe.inputs.shape)
+        if callable(self.reshape):
+            features = self.reshape(features)
+        elif self.reshape == "channels_last":
+            features = features.movedim(-1, 1)
+        elif features.ndim == 3:
+            sizes = self.reshape if self.reshape is not None else _token_grid(features.shape[1], image[2:], layer)
+            features = _tokens_to_grid(features, tuple(int(n) for n in sizes), layer)
+        if features.ndim != len(image) or len(features) != image[0] or math.prod(features.shape[2:]) <= 1:
+            raise ValueError(
+                f"`layer` {layer!r} has no spatial extent: its features are {tuple(features.shape)}, expected "
+                f"(B, K, *s) with {len(image) - 2} spatial axes. Name an earlier layer, or say with `reshape` how to get there."
+            )
+        return features
+
+
+def _tokens_to_grid(tokens: Tensor, grid: tuple[int, ...], layer: str) -> Tensor:
+    leading = tokens.shape[1] - math.prod(grid)
+    if leading < 0:
+        raise ValueError(f"`reshape` {grid} wants {math.prod(grid)} tokens; `layer` {layer!r} has {tokens.shape[1]}.")
+    return tokens[:, leading:].movedim(1, 2).reshape(len(tokens), -1, *grid)
+
+
+def _token_grid(tokens: int, image: tuple[int, ...], layer: str) -> tuple[int, ...]:
+    """Return the one grid of equal patches that gives this number of tokens, with at most one class token.
+
+    Cubic patches are preferred; without any, a grid counts if it is the only one whose patches divide the image.
+    """
+    for cubic in (True, False):
+        grids = {grid for n in (tokens, tokens - 1) for grid in _grids(n, image, cubic)}
+        if len(grids) == 1:
+            return grids.pop()
+        if grids:
+            break
+    raise ValueError(
+        f"`layer` {layer!r} returns {tokens} tokens for an image {image}, and "
+        f"{'several grids fit: ' + str(sorted(grids)[:4]) if grids else 'no grid fits'}; give `reshape=(…)`."
+    )
+
+
+def _grids(tokens: int, image: tuple[int, ...], cubic: bool) -> list[tuple[int, ...]]:
+    if tokens < 2:
+        return []
+    if cubic:
+        edges = range(1, min(image) + 1)
+        candidates = [tuple(s // p for s in image) for p in edges if all(s % p == 0 for s in image)]
+    else:
+        candidates = list(itertools.product(*[[n for n in range(1, s + 1) if s % n == 0] for s in image]))
+    return [grid for grid in candidates if math.prod(grid) == tokens]

@@ -1,0 +1,53 @@
+"""Score-CAM."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from medviz.explainers.layered import LayerExplainer
+from medviz.explainers.weighting import weighted_sum
+from medviz.hookspecs import hookimpl
+from medviz.pipeline import resize
+from medviz.probe import Probe
+from medviz.targets import FixedTarget
+
+
+@attrs.frozen(eq=False)
+class ScoreCAM(LayerExplainer):
+    """Weight a layer's feature maps by the score of the image that each lets through; needs no gradient.
+
+    Source: Wang et al. 2020, "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks",
+    https://arxiv.org/abs/1910.01279, algorithm 1: each map is resized to the image, scaled to [0, 1] and multiplied
+    with it; the scores of those images, through a softmax over the maps, are the weights. Costs one forward pass for
+    each map. Differs: a map that is constant masks nothing and gets no weight.
+    """
+
+    zero_for_constant: ClassVar[bool] = False
+
+    @hookimpl
+    def explain(self, probe: Probe, target: FixedTarget) -> Tensor:
+        def one(layer: str) -> Tensor:
+            activation = self.activation(probe, layer)
+            weights = torch.stack([_weights(probe, target, activation[i], i) for i in range(len(activation))])
+            return weighted_sum(weights, activation).relu()
+
+        return self.fused(probe, one)
+
+
+def _weights(probe: Probe, target: FixedTarget, activation: Tensor, image: int) -> Tensor:
+    """Return the weight of each map `(K,)` of one image."""
+    masks = resize(activation[:, None], probe.inputs.shape[2:])  # (K, 1, *S)
+    low, high = (f(masks.flatten(1), 1).view(-1, *[1] * (masks.ndim - 1)) for f in (torch.amin, torch.amax))
+    varying = (high > low).flatten()
+    if not varying.any():
+        return torch.zeros_like(activation.flatten(1)[:, 0])
+    masks = ((masks - low) / torch.where(high > low, high - low, 1))[varying]
+    index = torch.full((len(masks),), image, device=masks.device)
+    scores = probe.scores(target, probe.forward(masks * probe.inputs[image], index), index)
+    weights = scores.new_zeros(len(varying))
+    weights[varying] = scores.softmax(0)
+    return weights

@@ -1,0 +1,209 @@
+"""`explain`: the one conductor. It opens the probe, fixes the targets, calls the explainers, and makes the results."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import medviz
+from medviz import registry
+from medviz.attribution import Attribution
+from medviz.errors import PluginError
+from medviz.hookspecs import Explainer, Plugin, Wrappers
+from medviz.image import as_batch
+from medviz.model_arguments import ModelArguments
+from medviz.probe import Probe
+from medviz.probe.models import mixes_rows, unwrap
+from medviz.relay import as_wrappers, run_explainer
+from medviz.targets import as_targets, take
+
+if TYPE_CHECKING:
+    from medviz.probe.batching import BatchSize
+
+
+def explain(
+    model: nn.Module,
+    image: Any,
+    explainers: str | Explainer | Sequence[str | Explainer],
+    target: Any = None,
+    *,
+    output: Callable[[Any], Tensor] | str | int | None = None,
+    model_args: Sequence[Any] = (),
+    model_kwargs: Mapping[str, Any] | None = None,
+    affine: Any = None,
+    batch_size: BatchSize = "auto",
+    autocast: bool | torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    wrappers: Wrappers = (),
+) -> Attribution | list[Attribution]:
+    """Explain what `model` says of `image`, by one or more methods, for one or more targets, in one forward pass.
+
+    Args:
+        model: the network; it runs in eval mode and is afterwards exactly as it was.
+        image: `(B, C, *S)` floating, a MetaTensor, a `medviz.Image`, or a list of those of one shape.
+        explainers: a name, a plugin string, an instance, or a list of them.
+        target: None: the class predicted for each clean image; an int; a tensor `(B,)` of classes; a callable from the
+            output to `(B,)`; a target such as `medviz.SegmentationTarget`. A list means several targets.
+        output: which part of the model's output is meant, where it is not a tensor: a callable, a key or a position.
+        model_args: what the model takes after the image; `medviz.per_image(t)` marks what has a row for each image.
+        model_kwargs: the same, by keyword.
+        affine: (4, 4) or (B, 4, 4), from voxel indices to RAS+ millimetres; None: the image's own.
+        batch_size: the most images or perturbed copies in one pass, or "auto": all images, and as many perturbed
+            copies as a quarter of the free memory holds.
+        autocast: None: as it is around the call; True, False or a dtype.
+        device: where the images go; None: to the model's own device. The model is never moved.
+        progress: show a bar where there are many passes and stderr is a terminal.
+        wrappers: names or instances of wrappers around the explainers' hooks, the first outermost.
+
+    Returns:
+        One `Attribution` of B images; where `explainers` or `target` is a list, a flat list, explainers outermost.
+
+    Raises:
+        TypeError: `model` is no module, `image` no image or not floating, or `target` nothing that is known.
+        ValueError: image, target, layer and model do not suit each other; the message says how.
+        PluginError: an unknown or broken plugin, or one that broke its contract.
+    """
+    several = not isinstance(explainers, str | Explainer) or isinstance(target, list | tuple)
+    chosen = _explainers(explainers)
+    targets = as_targets(target)
+    images, affines = as_batch(image, affine)
+    arguments = ModelArguments(tuple(model_args), dict(model_kwargs or {}))
+    arguments.check(len(images))
+    around = as_wrappers(wrappers)
+    batches: list[list[Attribution]] = []
+    for index in _chunks(len(images), batch_size, unwrap(model)):
+        probe = Probe(
+            model,
+            images[index],
+            layers=[layer for explainer in chosen for layer in _layers(explainer)],
+            graph=any(explainer.needs_gradient for explainer in chosen),
+            output=output,
+            arguments=arguments.take(index),
+            batch_size=batch_size,
+            autocast=autocast,
+            device=device,
+            progress=progress,
+        )
+        part = None if affines is None else affines[index.numpy()]
+        taken = [take(one, index, len(images)) for one in targets]
+        with probe:
+            batches.append(list(_results(probe, chosen, taken, images[index], part, index, around)))
+    results = [_join(parts) for parts in zip(*batches, strict=True)]
+    return results if several else results[0]
+
+
+def _explainers(explainers: str | Explainer | Sequence[str | Explainer]) -> list[Explainer]:
+    """Return instances; a stochastic one without a seed gets a fresh one, that the provenance records."""
+    given = [explainers] if isinstance(explainers, str | Explainer) else list(explainers)
+    if not given:
+        raise ValueError("`explainers` is empty; medviz.names('explainers') lists what is installed.")
+    chosen = [registry.resolve("explainers", one) for one in given]
+    for i, explainer in enumerate(chosen):
+        if not isinstance(explainer, Explainer):
+            raise PluginError(f"`explainers` holds {explainer!r}; expected a name or an instance of medviz.Explainer.")
+        if explainer.stochastic and getattr(explainer, "seed", 0) is None:
+            chosen[i] = attrs.evolve(explainer, seed=secrets.randbits(31))  # type: ignore[misc]
+    return chosen
+
+
+def _layers(explainer: Explainer) -> Sequence[str | None]:
+    if not explainer.needs_layer:
+        return ()
+    layer = getattr(explainer, "layer", None)
+    return [layer] if layer is None or isinstance(layer, str) else list(layer)
+
+
+def _chunks(images: int, batch_size: BatchSize, model: nn.Module) -> Iterator[Tensor]:
+    """Yield the positions of the images that share a pass: all, unless `batch_size` or batch-norm keeps them apart."""
+    size = 1 if mixes_rows(model) else batch_size if isinstance(batch_size, int) and batch_size > 0 else images
+    yield from torch.split(torch.arange(images), size)
+
+
+def _results(
+    probe: Probe,
+    explainers: Sequence[Explainer],
+    targets: Sequence[Any],
+    images: Tensor,
+    affine: np.ndarray | None,
+    index: Tensor,
+    wrappers: Wrappers,
+) -> Iterator[Attribution]:
+    fixed = [probe.fix(target) for target in targets]
+    for explainer in explainers:
+        if images.ndim - 2 not in explainer.ndim:
+            name = type(explainer).__name__
+            raise ValueError(f"{name} works for {explainer.ndim} spatial axes, not {images.ndim - 2}.")
+        raw = None
+        for target in fixed:
+            if raw is None or explainer.uses_target:
+                raw = run_explainer(explainer, probe, target, wrappers)
+            raw = raw.to(torch.float64 if images.dtype == torch.float64 else torch.float32)
+            yield Attribution(
+                values=resize(raw, images.shape[2:]).cpu(),
+                image=images.cpu(),
+                signed=explainer.signed,
+                target=target.label,
+                classes=None if target.classes is None else tuple(target.classes.tolist()),
+                scores=tuple(probe.scores(target).tolist()),
+                raw=raw.cpu(),
+                affine=affine,
+                index=tuple(index.tolist()),
+                provenance=_provenance(probe, explainer),
+            )
+
+
+def resize(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Return `(B, K, *s)` on the grid `size`, interpolated linearly between voxel centres."""
+    if values.shape[2:] == torch.Size(size):
+        return values.clone()
+    return F.interpolate(values, size=tuple(size), mode="bilinear" if len(size) == 2 else "trilinear")
+
+
+def _provenance(probe: Probe, explainer: Explainer) -> dict[str, Any]:
+    """Return, as plain data, everything that is needed to make the map again."""
+    entry = registry.origin(type(explainer))
+    return {
+        "method": entry.name,
+        "explainer": registry.describe(explainer),
+        "parameters": _plain(explainer),
+        "package": entry.package,
+        "package_version": entry.version,
+        "layers": [probe.layer_name(layer) for layer in _layers(explainer)],
+        "seed": getattr(explainer, "seed", None),
+        "versions": {"medviz": medviz.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as what JSON can hold; a plugin becomes its parameters, a callable its name."""
+    if isinstance(value, Plugin):
+        kind: type = type(value)
+        fields = attrs.fields(kind) if attrs.has(kind) else ()
+        return {f.name: _plain(getattr(value, f.name)) for f in fields}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    return getattr(value, "__name__", str(value))
+
+
+def _join(parts: Sequence[Attribution]) -> Attribution:
+    """Return one attribution of several chunks of a batch."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    joined: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("values", "image", "raw")}
+    for name in ("classes", "scores", "index"):
+        joined[name] = None if getattr(first, name) is None else sum((getattr(p, name) for p in parts), ())
+    if first.affine is not None:
+        joined["affine"] = np.concatenate([p.affine for p in parts if p.affine is not None])
+    return attrs.evolve(first, **joined)

@@ -1,0 +1,128 @@
+"""The forward pass over the clean images, and everything that it leaves behind: output, activations, gradients."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medviz.probe import layers, outputs
+from medviz.probe.gradients import gradients, wide
+from medviz.probe.runner import Runner
+from medviz.targets import FixedTarget
+
+_log = logging.getLogger("medviz")
+
+
+class CleanPass:
+    """Made when it is first needed, once for all layers and targets that are known by then.
+
+    Args:
+        runner: the model.
+        inputs: the clean images `(B, C, *S)`.
+        wanted: the layers that will be asked for; None among them: the automatic choice.
+        graph: whether gradients will be asked for.
+    """
+
+    def __init__(self, runner: Runner, inputs: Tensor, wanted: Sequence[str | None], graph: bool) -> None:
+        self._runner = runner
+        self._inputs = inputs
+        self._index = torch.arange(len(inputs), device=inputs.device)
+        self._wanted = list(dict.fromkeys(wanted))
+        self._graph = graph
+        self._done: tuple[Tensor, layers.Cut] | None = None
+        self._automatic: str | None = None
+        self._gradients: dict[FixedTarget, dict[str, Tensor | None]] = {}
+
+    @property
+    def output(self) -> Tensor:
+        """The output as it came, with its graph."""
+        return self._result()[0]
+
+    def layer_name(self, layer: str | None) -> str:
+        """Return `layer`, or the automatic choice where it is None."""
+        if layer is not None:
+            return layer
+        if self._automatic is None and self._done is None and self._wanted == [None]:
+            self._result()
+        if self._automatic is None:
+            rolling, output = self.roll(graph=False)
+            self._automatic = _announce(rolling.choose(output))
+        return self._automatic
+
+    def tensor(self, name: str, graph: bool = False) -> Tensor:
+        """Return the kept output of a layer, after one more pass where it was not named before the first."""
+        _, cut = self._result()
+        if name not in cut.tensors or (graph and not cut.graph):
+            _log.info("layer %r was not named before the forward pass: one more pass", name)
+            self._graph = self._graph or graph
+            _, cut = self._done = self._capture([*cut.tensors, name])
+            self._gradients.clear()
+        return cut.tensors[name]
+
+    def calls(self, names: Sequence[str]) -> Mapping[str, int]:
+        """Return how often each layer is called in one pass."""
+        for name in names:
+            self.tensor(name)
+        return self._result()[1].calls
+
+    def gradient(self, name: str, target: FixedTarget) -> Tensor | None:
+        """Return the gradient of each image's score with respect to a layer's output; None: there is no way to it."""
+        self.tensor(name, graph=True)
+        if name not in self._gradients.get(target, {}):
+            self._gradients[target] = self._backward(target)
+        return self._gradients[target][name]
+
+    def roll(self, graph: bool) -> tuple[layers.RollingCut, Tensor]:
+        """Run the clean images and watch all layers."""
+        model = self._runner.model
+        layers.refuse_scripted(model, "`model`")
+        rolling = layers.RollingCut(model, self._inputs, graph)
+        return rolling, self._run(graph, rolling)
+
+    def _result(self) -> tuple[Tensor, layers.Cut]:
+        if self._done is None:
+            self._done = self._find() if self._wanted == [None] else self._capture(self._wanted)
+        return self._done
+
+    def _find(self) -> tuple[Tensor, layers.Cut]:
+        """Find the automatic layer in the pass itself; a second pass where the first has not kept what is needed."""
+        rolling, output = self.roll(self._graph)
+        name = self._automatic = _announce(rolling.choose(output))
+        if output.ndim > 2 or not rolling.intact or rolling.tensor is None:
+            return self._capture([name])
+        return output, layers.Cut.of(name, self._module(name), rolling)
+
+    def _capture(self, wanted: Sequence[str | None]) -> tuple[Tensor, layers.Cut]:
+        """Cut the graph at the layers and keep what they return."""
+        modules = {name: self._module(name) for name in map(self.layer_name, wanted)}
+        cut = layers.Cut(modules, self._graph and bool(modules))
+        output = self._run(cut.graph, cut)
+        cut.finish(self._runner.model)
+        return output, cut
+
+    def _run(self, graph: bool, watch: layers.Cut | layers.RollingCut) -> Tensor:
+        if graph:
+            self._runner.refuse_inference_parameters()
+        with torch.set_grad_enabled(graph), watch.hooks():
+            return outputs.finite(self._runner.run(self._inputs, self._index), "the model's output")
+
+    def _backward(self, target: FixedTarget) -> dict[str, Tensor | None]:
+        """One backward pass from the score to every kept layer."""
+        output, cut = self._result()
+        tensors = list(cut.tensors.values())
+        with torch.enable_grad():
+            scores = target.score(wide(output), self._index)
+            half = self._runner.is_half(output, *tensors)
+            found = gradients(scores, tensors, half) if scores.requires_grad else [None] * len(tensors)
+        return dict(zip(cut.tensors, found, strict=True))
+
+    def _module(self, name: str) -> nn.Module:
+        return layers.module_of(self._runner.model, name)
+
+
+def _announce(name: str) -> str:
+    _log.info("layer chosen automatically: %s", name)
+    return name

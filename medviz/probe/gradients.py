@@ -1,0 +1,51 @@
+"""Gradients of scores, safe from the small range of float16."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# float16 loses what is below 6e-8, and 1 / 128³ is not far above: the gradient is scaled up on its way, as far as fits
+_SCALES = (15, 10, 5, 0, -5, -10)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return `tensor` in float32, or as it is where it is float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def gradients(scores: Tensor, tensors: Sequence[Tensor], half: bool) -> list[Tensor | None]:
+    """Return the gradient of each row's score with respect to its row of each tensor, in float32 or float64.
+
+    The graph is kept for further targets. None stands for a tensor that the scores do not depend on.
+
+    Args:
+        scores: `(M,)`, float32 or float64, with a graph.
+        tensors: each `(M, …)`; rows do not depend on each other.
+        half: float16 is somewhere on the way.
+
+    Raises:
+        ValueError: the graph holds a reentrant checkpoint, or the gradient is not finite.
+    """
+    for power in _SCALES if half else (0,):
+        found = _grad(scores, tensors, 2.0**power)
+        scaled = [None if g is None else wide(g) / 2.0**power for g in found]
+        if all(g is None or bool(torch.isfinite(g).all()) for g in scaled):
+            return scaled
+    raise ValueError("the gradient of the score holds values that are NaN or infinite.")
+
+
+def _grad(scores: Tensor, tensors: Sequence[Tensor], scale: float) -> Sequence[Tensor | None]:
+    try:
+        return torch.autograd.grad(
+            scores, tensors, torch.full_like(scores, scale), retain_graph=True, allow_unused=True
+        )
+    except RuntimeError as err:
+        if "heckpoint" in str(err):
+            raise ValueError(
+                "the model checkpoints in the reentrant way, which has no gradients for single layers; use "
+                "torch.utils.checkpoint.checkpoint(…, use_reentrant=False)."
+            ) from err
+        raise

@@ -1,0 +1,140 @@
+"""Leave a model exactly as it was found, however the block ends."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Run the block with every module in eval mode and every parameter frozen; afterwards put everything back.
+
+    Put back are, for every sub-module: training flag, hooks, attributes (in-place flags, tensors kept on `self`) and
+    the content of its lists and dicts; for every parameter: `requires_grad` and `.grad`; the value of every buffer;
+    and the random states of torch, CUDA, numpy and `random`. What did not change is not written to: a copy onto itself
+    would break a `loss.backward()` that the caller has still to run.
+
+    A Ctrl-C that arrives while the state is taken or put back waits until that is done (main thread only).
+    """
+    with interrupts_deferred():
+        state = _State(model)
+    try:
+        with interrupts_deferred():
+            state.prepare()
+        yield
+    finally:
+        with interrupts_deferred():
+            state.restore()
+
+
+@contextlib.contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Hold back a Ctrl-C until the end of the block. Only the main thread gets one, so others need no holding."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield
+        return
+    arrived: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if arrived:
+            signal.raise_signal(signal.SIGINT)
+
+
+class _State:
+    """What can change in a model while it runs, and the global random states."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = [_Module(module) for module in model.modules()]
+        self.parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+        self.buffers = [(b, b.detach().clone()) for b in model.buffers()]
+        self.random = _random_states()
+
+    def prepare(self) -> None:
+        for module in self.modules:
+            module.module.training = False
+        for parameter, wanted, grad in self.parameters:
+            if wanted:
+                parameter.requires_grad_(False)
+            if grad is not None:
+                parameter.grad = None
+
+    def restore(self) -> None:
+        for module in self.modules:
+            module.restore()
+        for parameter, wanted, grad in self.parameters:
+            if parameter.requires_grad != wanted:
+                parameter.requires_grad_(wanted)
+            if parameter.grad is not grad:
+                parameter.grad = grad
+        for buffer, value in self.buffers:
+            if not torch.equal(buffer, value):
+                with torch.inference_mode(buffer.is_inference()):
+                    buffer.data.copy_(value)
+        _set_random_states(self.random)
+
+
+class _Module:
+    """The training flag and the attributes of one module; lists, dicts and sets among them with their content."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.training = module.training
+        self.attributes = dict(vars(module))
+        self.content = {n: _items(v) for n, v in self.attributes.items() if type(v) in _CONTAINERS}
+
+    def restore(self) -> None:
+        if self.module.training != self.training:
+            self.module.training = self.training
+        now = vars(self.module)
+        for name in now.keys() - self.attributes.keys():
+            del now[name]
+        for name, value in self.attributes.items():
+            if now.get(name, self) is not value:
+                now[name] = value
+        for name, items in self.content.items():
+            container = self.attributes[name]
+            if not _same(_items(container), items):
+                container.clear()
+                container.extend(items) if isinstance(container, list) else container.update(items)
+
+
+_CONTAINERS = {dict, list, set, *(type(v) for v in vars(nn.Module()).values() if isinstance(v, dict))}
+
+
+def _items(container: Any) -> list[Any]:
+    return list(container.items() if isinstance(container, dict) else container)
+
+
+def _same(a: list[Any], b: list[Any]) -> bool:
+    """Compare by identity: values may be tensors. The items of a dict are pairs."""
+    flat = [(x, y) for x, y in zip(a, b, strict=False)]
+    return len(a) == len(b) and all(
+        x is y or (type(x) is tuple and len(x) == len(y) and all(p is q for p, q in zip(x, y, strict=True)))
+        for x, y in flat
+    )
+
+
+def _random_states() -> tuple[Any, Tensor, list[Tensor], Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    return random.getstate(), torch.get_rng_state(), cuda, np.random.get_state()
+
+
+def _set_random_states(states: tuple[Any, Tensor, list[Tensor], Any]) -> None:
+    python, cpu, cuda, numpy = states
+    random.setstate(python)
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+    np.random.set_state(numpy)

@@ -1,0 +1,77 @@
+"""Which module it is that runs, on which device and in which precision, and how."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+_SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside of `torch.compile` and data-parallel wrappers: hooks fire there, on one device.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: sharded over processes, or not yet initialised.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` is a {type(model).__name__}; expected a torch.nn.Module.")
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = cast(nn.Module, model._orig_mod)
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            break
+    if any(base.__name__ in _SHARDED for module in model.modules() for base in type(module).__mro__):
+        raise ValueError("`model` is sharded (FSDP); gather it into an ordinary module on one device first.")
+    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
+        raise ValueError("`model` has lazy parameters that are not initialised; run it once before explaining it.")
+    return model
+
+
+def placement(model: nn.Module, images: Tensor, device: torch.device | str | None) -> tuple[torch.device, torch.dtype]:
+    """Return where the images go and in which precision: those of the model's first floating parameter.
+
+    Raises:
+        ValueError: no parameter is on the `device` that was asked for; the model is never moved.
+    """
+    floating = [t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
+    dtype = floating[0].dtype if floating else images.dtype
+    if device is None:
+        return (floating[0].device if floating else images.device), dtype
+    wanted = torch.device(device)
+    on = {p.device for p in floating}
+    if floating and not any(d.type == wanted.type and wanted.index in (None, d.index) for d in on):
+        raise ValueError(f"`device` is {wanted}, but the model is on {sorted(map(str, on))}; move it with model.to().")
+    return wanted, dtype
+
+
+def mixes_rows(model: nn.Module) -> bool:
+    """Return whether a row's output depends on the other rows: batch-norm without running statistics does that."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return any(m.running_mean is None and m.running_var is None for m in norms)
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Run compiled parts eagerly: a compiled module never calls its hooks. Nothing is imported where none exists."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def precision(device: torch.device, autocast: bool | torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    """Return the autocast context: None keeps the caller's, False switches it off, True or a dtype on."""
+    if autocast is None:
+        return contextlib.nullcontext()
+    dtype = autocast if isinstance(autocast, torch.dtype) else None
+    return torch.autocast(device.type, dtype=dtype, enabled=autocast is not False)

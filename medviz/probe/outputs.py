@@ -1,0 +1,96 @@
+"""From whatever a model returns to the one tensor that is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_KEYS = ("logits", "out")
+
+
+def select(raw: Any, choose: Callable[[Any], Tensor] | str | int | None = None) -> Tensor:
+    """Return the output `(M, N)` or `(M, N, *S)` that is meant.
+
+    A tuple or list means its first item (the main output under deep supervision); a dict its only tensor, else
+    "logits" or "out"; `(M,)` is `(M, 1)`; `(M, N, 1, 1)` is `(M, N)`. `choose`, a callable, a key or a position, says
+    it for everything else.
+
+    Raises:
+        ValueError: no such item, or not a floating-point tensor with a batch axis.
+    """
+    if callable(choose):
+        raw = choose(raw)
+    elif choose is not None:
+        try:
+            raw = raw[choose]
+        except (KeyError, IndexError, TypeError) as err:
+            raise ValueError(f"`output` {choose!r} is not in the model's output, {_shape(raw)}.") from err
+    while not isinstance(raw, Tensor):
+        raw = _inner(raw)
+    output = raw.as_subclass(Tensor)
+    if not output.is_floating_point() or not output.ndim:
+        raise ValueError(
+            f"the model's output is {output.dtype} {tuple(output.shape)}; expected floating-point logits (B, N) or "
+            "(B, N, *S). Choose or compute them with `output`."
+        )
+    if output.ndim == 1:
+        return output[:, None]
+    return output.flatten(1) if output.ndim > 2 and output[0, 0].numel() == 1 else output
+
+
+def _inner(raw: Any) -> Any:
+    if isinstance(raw, Mapping):
+        tensors = [value for value in raw.values() if isinstance(value, Tensor)]
+        if len(tensors) == 1:
+            return tensors[0]
+        for key in _KEYS:
+            if key in raw:
+                return raw[key]
+    elif isinstance(raw, tuple | list) and raw:
+        return raw[0]
+    raise ValueError(
+        f"the model returns {_shape(raw)}; say which tensor is meant with `output`, for example "
+        "output=lambda out: out['class_logits']."
+    )
+
+
+def _shape(raw: Any) -> str:
+    if isinstance(raw, Mapping):
+        return f"a {type(raw).__name__} with the keys {list(raw)}"
+    return f"a {type(raw).__name__}" + (f" of {len(raw)}" if isinstance(raw, tuple | list) else "")
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """Return the tensor that a layer's output stands for: the first floating one, where it is a tuple, list or dict."""
+    several = isinstance(output, tuple | list)
+    values = output.values() if isinstance(output, Mapping) else output if several else [output]
+    for value in values:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value
+    return None
+
+
+def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
+    """Return `output` with `old` replaced by `new`, of the same kind as before."""
+    if output is old:
+        return new
+    if isinstance(output, Mapping):
+        changed = {key: new if value is old else value for key, value in output.items()}
+        return changed if type(output) is dict else type(output)(**changed)
+    items = [new if value is old else value for value in output]
+    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+
+
+def finite(output: Tensor, what: str) -> Tensor:
+    """Return `output`.
+
+    Raises:
+        ValueError: it holds NaN or infinite values.
+    """
+    if not torch.isfinite(output).all():
+        bad = int((~torch.isfinite(output)).sum())
+        raise ValueError(f"{what} holds {bad} values of {output.numel()} that are NaN or infinite.")
+    return output

@@ -1,0 +1,251 @@
+"""One model and one batch: the output, activations, gradients and perturbed copies that explainers ask for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from medviz.errors import suggest
+from medviz.model_arguments import ModelArguments
+from medviz.probe import batching, layers, models, outputs
+from medviz.probe.clean import CleanPass
+from medviz.probe.gradients import gradients, wide
+from medviz.probe.guard import untouched
+from medviz.probe.runner import Runner
+from medviz.targets import FixedTarget, fix
+
+Rule = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+class Probe:
+    """Run one model on one batch, and leave it untouched; used in a `with` block.
+
+    The first question makes one forward pass, in which everything below the shallowest of `layers` runs without a
+    graph. Activations, gradients and the output come from that pass; each target costs one backward pass over the part
+    above. A layer that was not named costs one more forward pass.
+
+    Args:
+        model: the network. `torch.compile` and data-parallel wrappers are taken off; the model is never moved.
+        images: `(B, C, *S)`, floating point. They are copied, to the model's device and in its precision.
+        layers: the layers that will be asked for; None among them: the automatic choice.
+        graph: whether gradients at layers will be asked for.
+        output: which part of the model's output is meant: a callable, a key or a position; see `outputs.select`.
+        arguments: what the model takes beside the image.
+        batch_size: the most rows of perturbed copies at once, or "auto".
+        autocast: None: as it is around the call; True, False or a dtype.
+        device: where the images go; None: to the model's first parameter.
+        progress: show a bar for perturbed copies.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        *,
+        layers: Sequence[str | None] = (),
+        graph: bool = True,
+        output: Callable[[Any], Tensor] | str | int | None = None,
+        arguments: ModelArguments | None = None,
+        batch_size: batching.BatchSize = "auto",
+        autocast: bool | torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+    ) -> None:
+        model = models.unwrap(model)
+        arguments = arguments or ModelArguments()
+        arguments.check(len(images))
+        self._runner = Runner(model, *models.placement(model, images, device), arguments, output, autocast)
+        self._images, self._layers, self._graph = images, layers, graph
+        self._batch_size = batching.check_batch_size(batch_size)
+        self._progress = progress
+        self._open: tuple[contextlib.ExitStack, Tensor, CleanPass] | None = None
+
+    def __enter__(self) -> Probe:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(models.eager())
+            stack.enter_context(untouched(self._runner.model))
+            inputs = self._images.detach().to(self._runner.device, self._runner.dtype, copy=True)
+            clean = CleanPass(self._runner, inputs, self._layers, self._graph)
+            self._open = stack.pop_all(), inputs, clean
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            (stack, _, _), self._open = self._open, None
+            stack.__exit__(kind, error, trace)
+
+    @property
+    def _clean(self) -> CleanPass:
+        return self._opened()[2]
+
+    def _opened(self) -> tuple[contextlib.ExitStack, Tensor, CleanPass]:
+        if self._open is None:
+            raise RuntimeError("a Probe works inside of its block: with medviz.Probe(model, images) as probe: …")
+        return self._open
+
+    @property
+    def inputs(self) -> Tensor:
+        """The images `(B, C, *S)` on the model's device, in its precision."""
+        return self._opened()[1]
+
+    @property
+    def output(self) -> Tensor:
+        """The clean output `(B, N)` or `(B, N, *S)`, float32 or float64."""
+        return wide(self._clean.output.detach())
+
+    def fix(self, target: Any) -> FixedTarget:
+        """Return `target` fixed on the clean output: what None, a class or a mask means from now on."""
+        return fix(target, self.output)
+
+    def scores(self, target: Any, output: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """Return the target's scores `(M,)`, float32 or float64.
+
+        Args:
+            target: what is explained.
+            output: `(M, N, …)`, from `forward`; None: the clean output.
+            index: the image that each row belongs to, `(M,)`; None: row i belongs to image i.
+        """
+        output = self.output if output is None else wide(output)
+        return self.fix(target).score(output, self._index(index, len(output)))
+
+    def forward(
+        self, inputs: Tensor, index: Tensor | None = None, replace: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Run the model without a graph, as many rows at once as `batch_size` allows.
+
+        Args:
+            inputs: perturbed copies `(M, C, *S)`.
+            index: the image that each row belongs to, `(M,)`: it gets that image's model arguments. None: row i
+                belongs to image i, and M is B.
+            replace: for each named layer what it is to return instead, `(M, K, *s)`; where a layer is called several
+                times, in its last call.
+
+        Returns:
+            The outputs `(M, N, …)`, float32 or float64.
+        """
+        replace = replace or {}
+        index = self._index(index, len(inputs))
+        modules = {name: layers.module_of(self._runner.model, name) for name in replace}
+        calls = self._clean.calls(list(modules))
+
+        def run(rows: slice) -> Tensor:
+            with layers.Replace(modules, {n: t[rows] for n, t in replace.items()}, calls).hooks():
+                output = self._runner.run(inputs[rows], index[rows])
+            return wide(outputs.finite(output, "the model's output"))
+
+        return torch.cat(list(self._batches(len(inputs), run)))
+
+    def activation(self, layer: str | None = None) -> Tensor:
+        """Return what `layer` returns for the clean images, `(B, K, *s)`, float32 or float64; None: automatic choice.
+
+        Raises:
+            ValueError: there is no such layer, it was not called, or it takes no hooks.
+        """
+        return wide(self._clean.tensor(self.layer_name(layer)).detach())
+
+    def gradient(self, layer: str | None, target: Any) -> Tensor:
+        """Return the gradient of each image's score with respect to the layer's output, `(B, K, *s)`.
+
+        Raises:
+            ValueError: as `activation`; or the score does not depend on the layer.
+        """
+        name, fixed = self.layer_name(layer), self.fix(target)
+        gradient = self._clean.gradient(name, fixed)
+        if gradient is None:
+            raise ValueError(f"the score {fixed.label!r} does not depend on `layer` {name!r}; name another layer.")
+        return gradient
+
+    def input_gradient(
+        self, target: Any, inputs: Tensor | None = None, index: Tensor | None = None, rule: Rule | None = None
+    ) -> Tensor:
+        """Return the gradient of each row's score with respect to its input, `(M, C, *S)`, float32 or float64.
+
+        Args:
+            target: what is explained.
+            inputs: perturbed copies `(M, C, *S)`; None: the clean images.
+            index: the image that each row belongs to, `(M,)`; None: row i belongs to image i.
+            rule: makes a context that changes how gradients flow back, around each forward and backward pass.
+        """
+        self._runner.refuse_inference_parameters()
+        fixed = self.fix(target)
+        inputs = self.inputs if inputs is None else inputs
+        index = self._index(index, len(inputs))
+
+        def run(rows: slice) -> Tensor:
+            leaf = inputs[rows].detach().to(self.inputs).requires_grad_()
+            with torch.enable_grad(), (rule or contextlib.nullcontext)():
+                output = self._runner.run(leaf.clone(), index[rows], copy=False)
+                scores = fixed.score(wide(output), index[rows])
+                found = gradients(scores, [leaf], self._runner.is_half(output)) if scores.requires_grad else [None]
+            if found[0] is None:
+                raise ValueError(f"the score {fixed.label!r} does not depend on the image.")
+            return found[0]
+
+        return torch.cat(list(self._batches(len(inputs), run)))
+
+    def layer_name(self, layer: str | None) -> str:
+        """Return `layer`, or the name of the automatic choice where it is None."""
+        return self._clean.layer_name(layer)
+
+    def layers(self) -> list[layers.Layer]:
+        """Return the layers that one forward pass calls, with the shapes of their outputs; costs one pass."""
+        rolling, output = self._clean.roll(graph=False)
+        return rolling.layers(output)
+
+    def module_names(self) -> list[str]:
+        """Return the dotted names of all sub-modules."""
+        return [name for name, _ in self._runner.model.named_modules() if name]
+
+    def parameters_of(self, name: str) -> dict[str, Tensor]:
+        """Return the parameters that the module `name` itself holds, such as its weight `(N, K, …)` and bias."""
+        module = dict(self._runner.model.named_modules()).get(name)
+        if module is None:
+            raise ValueError(f"{name!r} is not in the model{suggest(name, self.module_names())}")
+        return {n: p.detach() for n, p in module.named_parameters(recurse=False)}
+
+    @contextlib.contextmanager
+    def model(self) -> Iterator[nn.Module]:
+        """Hand out the model itself, for methods of other libraries; whatever they do to it is undone afterwards."""
+        with untouched(self._runner.model), torch.enable_grad():
+            yield self._runner.model
+
+    def _index(self, index: Tensor | None, rows: int) -> Tensor:
+        images = len(self.inputs)
+        if index is None:
+            if rows != images:
+                raise ValueError(f"{rows} rows for {images} images; say with `index` which row belongs to which image.")
+            return torch.arange(rows, device=self.inputs.device)
+        if index.shape != (rows,) or index.is_floating_point() or not ((index >= 0) & (index < images)).all():
+            raise ValueError(f"`index` must hold, for {rows} rows, the position of an image, 0 to {images - 1}.")
+        return index.to(self.inputs.device)
+
+    def _batches(self, rows: int, run: Callable[[slice], Tensor]) -> Iterator[Tensor]:
+        if not rows:
+            raise ValueError("`inputs` has no rows.")
+        size = self._rows_at_once() if self._batch_size == "auto" and rows > 1 else self._batch_size
+        size = 1 if models.mixes_rows(self._runner.model) or not isinstance(size, int) else size
+        silent = not self._progress or rows <= size
+        with tqdm(total=rows, disable=True if silent else None, unit="pass", leave=False) as bar:
+            for result in batching.in_batches(rows, size, run):
+                bar.update(len(result))
+                yield result
+
+    def _rows_at_once(self) -> int:
+        """How many rows fit, from the largest output of a layer in a pass of one image; found once."""
+        one = self.inputs[:1]
+        rolling = layers.RollingCut(self._runner.model, one, graph=False)
+        with rolling.hooks():
+            self._runner.run(one, torch.zeros(1, dtype=torch.long, device=one.device))
+        elements = max([16 * one.numel(), *(seen.elements for seen in rolling.seen)])
+        self._batch_size = batching.automatic(elements * one.element_size(), one.device)
+        return self._batch_size

@@ -1,0 +1,72 @@
+"""The one place where a model is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from medviz.model_arguments import ModelArguments
+from medviz.probe import models, outputs
+
+
+@attrs.frozen(eq=False)
+class Runner:
+    """A model with everything that is the same in each of its calls.
+
+    Args:
+        model: the bare network, eval mode and frozen.
+        device: where images go.
+        dtype: the precision that they are cast to.
+        arguments: what the model takes beside the image.
+        choose: which part of its output is meant.
+        autocast: None: as it is around the call; True, False or a dtype.
+    """
+
+    model: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    arguments: ModelArguments
+    choose: Callable[[Any], Tensor] | str | int | None = None
+    autocast: bool | torch.dtype | None = None
+
+    def run(self, images: Tensor, index: Tensor, copy: bool = True) -> Tensor:
+        """Return the output `(M, N, …)` for `(M, C, *S)`; row i gets the model arguments of image `index[i]`.
+
+        Args:
+            images: the rows; a copy of them goes in, for a model may work in place on its input.
+            index: `(M,)`.
+            copy: False: the rows themselves go in.
+
+        Raises:
+            ValueError: the output has not one row for each image, or is no floating tensor.
+        """
+        images = images.to(self.device, self.dtype, copy=copy)
+        args, kwargs = self.arguments.at(index, self.device)
+        with models.precision(self.device, self.autocast):
+            output = outputs.select(self.model(images, *args, **kwargs), self.choose)
+        if len(output) != len(images):
+            raise ValueError(
+                f"the model's output {tuple(output.shape)} does not have a row for each of {len(images)} images; "
+                "choose another part of it with `output`, or mark model arguments with medviz.per_image()."
+            )
+        return output
+
+    def is_half(self, *tensors: Tensor) -> bool:
+        """Return whether float16 values are on the way to or from `tensors`."""
+        if self.dtype == torch.float16 or any(t.dtype == torch.float16 for t in tensors):
+            return True
+        with models.precision(self.device, self.autocast):
+            kind = self.device.type
+            return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+
+    def refuse_inference_parameters(self) -> None:
+        """Raise a `ValueError` where no gradient can pass the model."""
+        if any(p.is_inference() for p in self.model.parameters()):
+            raise ValueError(
+                "the model was built under torch.inference_mode(), so that no gradient can pass it; build and load it "
+                "outside, or use a method that needs no gradient."
+            )
