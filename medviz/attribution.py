@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,14 +149,16 @@ class Attribution:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files if name != "meta"}
                 meta = json.loads(str(file["meta"]))
-        except (KeyError, ValueError, AttributeError) as err:
-            raise ValueError(f"{path} is not a saved attribution.") from err
-        if meta.pop("format") != _FORMAT:
-            raise ValueError(f"{path} was saved by another version of medviz; its format is not {_FORMAT}.")
-        for name in ("classes", "scores", "index"):
-            meta[name] = None if meta[name] is None else tuple(meta[name])
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "affine"}
-        return cls(**tensors, affine=arrays.get("affine"), **meta)
+            if (number := meta.pop("format")) == _FORMAT:
+                for name in ("classes", "scores", "index"):
+                    meta[name] = None if meta[name] is None else tuple(meta[name])
+                tensors: dict[str, Any] = {
+                    name: torch.from_numpy(array) for name, array in arrays.items() if name != "affine"
+                }
+                return cls(**tensors, affine=arrays.get("affine"), **meta)
+        except (KeyError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as err:
+            raise ValueError(f"{str(path)!r} is not a saved attribution, or is damaged: {err}") from err
+        raise ValueError(f"{str(path)!r} was saved by another version of medviz: format {number}, not {_FORMAT}.")
 
     def _repr_png_(self) -> bytes:
         from medviz.rendering import default_renderer

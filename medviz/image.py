@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def _as_data(data: Any) -> Tensor:
-    tensor = torch.as_tensor(data).to(torch.float32)
+    tensor = _plain(torch.as_tensor(data)).detach().to(torch.float32)
     if tensor.ndim not in (3, 4) or not tensor.numel():
         raise ValueError(f"`data` has shape {tuple(tensor.shape)}; expected (C, H, W) or (C, D, H, W), not empty.")
     return tensor.contiguous()
@@ -23,13 +23,17 @@ def as_affine(affine: Any, shape: tuple[int, ...] = (4, 4)) -> np.ndarray | None
     """Return `affine` as a float64 array of `shape`, or None.
 
     Raises:
-        ValueError: another shape, a value that is not finite, or a matrix without an inverse.
+        ValueError: another shape, a value that is not finite, a matrix without an inverse, or a last row that is not
+            (0, 0, 0, 1).
     """
     if affine is None:
         return None
     array = np.asarray(affine, dtype=np.float64)
-    if array.shape != shape or not np.isfinite(array).all() or not np.all(np.linalg.det(array[..., :3, :3])):
-        raise ValueError(f"`affine` must be an invertible, finite {shape} matrix; got shape {array.shape}:\n{array}")
+    good = array.shape == shape and np.isfinite(array).all() and np.linalg.det(array[..., :3, :3]).all()
+    if not good or (array[..., 3, :] != (0, 0, 0, 1)).any():
+        raise ValueError(
+            f"`affine` must be finite, {shape}, with an inverse and the last row 0, 0, 0, 1; got {array.tolist()}."
+        )
     return array
 
 
@@ -62,7 +66,8 @@ def as_batch(image: Any, affine: Any = None) -> tuple[Tensor, np.ndarray | None]
     """Return the batch `(B, C, *S)` and the affines (B, 4, 4), or None, of what a user calls an image.
 
     Args:
-        image: a tensor or array `(B, C, *S)`, a MetaTensor (its affine is kept), an `Image`, or several of one shape.
+        image: a tensor or array `(B, C, *S)`, a MetaTensor (with the affine of its file), an `Image`, or several
+            of one shape.
         affine: (4, 4) for all or (B, 4, 4); replaces that of the image.
 
     Raises:
@@ -75,20 +80,47 @@ def as_batch(image: Any, affine: Any = None) -> tuple[Tensor, np.ndarray | None]
         shapes = {tuple(item.data.shape) for item in image}
         if len(shapes) > 1:
             raise ValueError(f"the images of a batch must have one shape; got {sorted(shapes)}.")
-        if affine is None and all(item.affine is not None for item in image):
-            affine = np.stack([item.affine for item in image])
+        if affine is None and any(item.affine is not None for item in image):
+            affine = _stacked([item.affine for item in image])
         batch = torch.stack([item.data for item in image])
     elif isinstance(image, Tensor | np.ndarray):
-        affine = getattr(image, "affine", None) if affine is None else affine
-        batch = torch.as_tensor(image).detach()
-        batch = batch.as_subclass(Tensor) if type(batch) is not Tensor else batch  # a MetaTensor becomes plain
+        affine = _affine_of(image) if affine is None else affine
+        batch = _plain(torch.as_tensor(image)).detach()
     else:
         raise TypeError(f"`image` is a {type(image).__name__}; expected a tensor (B, C, *S) or medviz.Image.")
     _check(batch)
     if affine is not None:
         affine = np.asarray(affine, dtype=np.float64)
-        affine = as_affine(np.broadcast_to(affine, (len(batch), 4, 4)) if affine.ndim == 2 else affine, (len(batch), 4, 4))
+        affine = as_affine(
+            np.broadcast_to(affine, (len(batch), 4, 4)) if affine.ndim == 2 else affine, (len(batch), 4, 4)
+        )
     return batch, affine
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a MetaTensor, or any other subclass, as a plain tensor."""
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+
+
+def _affine_of(image: Any) -> Any:
+    """Return the affine that a MetaTensor carries, or None.
+
+    MONAI gives the identity to every MetaTensor that was made without an affine: no left or right may be read from it.
+    """
+    affine = getattr(image, "affine", None)
+    read_from_file = "original_affine" in getattr(image, "meta", {})
+    made_up = affine is not None and not read_from_file and np.array_equal(affine, np.eye(4))
+    return None if made_up else affine
+
+
+def _stacked(affines: list[np.ndarray | None]) -> np.ndarray:
+    known = [affine for affine in affines if affine is not None]
+    if len(known) < len(affines):
+        raise ValueError(
+            f"{len(affines) - len(known)} of {len(affines)} images have no affine; explain them on their own, or give "
+            "`affine`."
+        )
+    return np.stack(known)
 
 
 def _check(batch: Tensor) -> None:

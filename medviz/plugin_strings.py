@@ -5,20 +5,22 @@
     name:key=value,key=value            planes:contour=true,voxel=[10,20,30]
     name(key=value,key=value)           the same, inside another: occlusion:occluder=gaussian(sigma=.3)
 
-Values are Python literals where they parse as one (`true`, `false` and `none` too), else strings; quotes protect
+Values are Python literals where they parse as one (`true`, `false`, `none` and `inf` too), else strings; quotes protect
 commas and brackets.
 """
 
 from __future__ import annotations
 
 import ast
+import math
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medviz.errors import PluginError
 
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
-_WORDS = {"true": True, "false": False, "none": None}
+_WORDS = {"true": True, "false": False, "none": None, "inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
@@ -27,7 +29,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         PluginError: no name, a parameter without "=", a parameter given twice, or brackets that do not match.
     """
-    name, separator, rest = text.partition(":")
+    name, _, rest = text.partition(":")
     if "(" in name:
         if not text.endswith(")"):
             raise PluginError(f"{text!r}: the bracket after the name does not close.")
@@ -46,11 +48,24 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def written(name: str, parameters: Mapping[str, Any], nested: bool = False) -> str:
-    """Return the written form that `parse` reads back; strings stand bare, all else as Python literals."""
+    """Return the written form that `parse` reads back; strings stand bare where they can, the rest are literals."""
     if not parameters:
         return name
-    listed = ",".join(f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in parameters.items())
+    listed = ",".join(f"{key}={_written(value)}" for key, value in parameters.items())
     return f"{name}({listed})" if nested else f"{name}:{listed}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return value if isinstance(value, str) and _stands_bare(value) else repr(value)
+
+
+def _stands_bare(text: str) -> bool:
+    try:
+        return parse(f"x:y={text}")[1] == {"y": text}
+    except PluginError:
+        return False
 
 
 def _value(text: str, whole: str) -> Any:
@@ -58,8 +73,8 @@ def _value(text: str, whole: str) -> Any:
         return _WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        pass
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass  # not a literal: a list of plain words, or a string
     if text.startswith("[") and text.endswith("]"):
         return [_value(item.strip(), whole) for item in _split(text[1:-1], whole)]
     return text
@@ -70,9 +85,11 @@ def _split(text: str, whole: str) -> Iterator[str]:
     closing: list[str] = []
     quote = ""
     start = 0
+    escaped = False
     for position, character in enumerate(text):
         if quote:
-            quote = "" if character == quote else quote
+            quote = "" if character == quote and not escaped else quote
+            escaped = character == "\\" and not escaped
         elif character in "'\"":
             quote = character
         elif character in _PAIRS:

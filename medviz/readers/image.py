@@ -55,7 +55,7 @@ def _load(path: Path) -> np.ndarray:
             if getattr(picture, "is_animated", False) and picture.format == "PNG":
                 raise OSError(f"it holds {picture.n_frames} pictures; expected one.")
             stored = " ".join(str(tile[3]) for tile in picture.tile)  # Pillow's name of the layout in the file
-            if "16" in stored and not picture.mode.startswith("I"):
+            if ";16B" in stored and not picture.mode.startswith("I"):
                 _log.warning("%s holds 16 bits for each colour; the upper 8 are read.", path)
             grey = picture.mode in ("1", "L", "LA") or stored.startswith("LA")
             return _pixels(ImageOps.exif_transpose(picture), grey)

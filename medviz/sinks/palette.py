@@ -37,7 +37,8 @@ def shared_palette(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _codes(frame: np.ndarray) -> np.ndarray:
     red, green, blue = np.moveaxis(frame.astype(np.int32), -1, 0)
-    return red << 16 | green << 8 | blue
+    codes: np.ndarray = red << 16 | green << 8 | blue
+    return codes
 
 
 def _decode(codes: np.ndarray) -> np.ndarray:
