@@ -13,6 +13,9 @@ _EDGES = {
     "left": (0.015, 0.5, "left", "center"),
     "right": (0.985, 0.5, "right", "center"),
 }
+BACKGROUND = "#0e1116"
+TEXT = "#f2f4f8"
+FAINT = "#9aa4b2"
 _DPI = 100
 _SMALLEST = 64  # pixels; on a smaller picture a letter would hide what it names
 
@@ -27,10 +30,45 @@ def new_figure(width: float, height: float, dpi: float = _DPI, facecolor: Any = 
     return figure
 
 
+def add_axes(figure: Any, x: float, y: float, width: float, height: float, label: str = "") -> Any:
+    """Return new axes without frame or ticks, `x`, `y` inches from the lower left corner."""
+    across, down = figure.get_size_inches()
+    axes = figure.add_axes((x / across, y / down, width / across, height / down), label=label)
+    axes.set_axis_off()
+    return axes
+
+
 def rasterise(figure: Any) -> np.ndarray:
     """Return the picture of a figure, `(H, W, 4)` uint8."""
     figure.canvas.draw()
     return np.array(figure.canvas.buffer_rgba())
+
+
+def write(figure: Any, x: float, y: float, text: str, *, size: float, width: float | None = None, **style: Any) -> Any:
+    """Write one line at `x`, `y` inches from the lower left corner, no longer than `width` inches.
+
+    A line that is too long gets smaller letters, down to two thirds, and then an ellipsis. A dollar sign starts no
+    formula.
+
+    Args:
+        width: None: as far as the figure's right edge.
+        **style: matplotlib's properties of a text.
+    """
+    across, down = figure.get_size_inches()
+    width = across - x - 0.2 if width is None else width
+    label = figure.text(x / across, y / down, text, size=size, parse_math=False, **{"color": TEXT, **style})
+
+    def length() -> float:
+        pixels: float = label.get_window_extent(figure.canvas.get_renderer()).width
+        inches: float = pixels / figure.dpi
+        return inches
+
+    if length() > width:
+        label.set_size(size * max(2 / 3, width / length()))
+    while length() > width and len(text) > 1:
+        text = text[: max(1, min(len(text) - 1, int(len(text) * width / length())))]
+        label.set_text(text.rstrip(" ·") + "…")
+    return label
 
 
 def draw_letters(frames: np.ndarray, letters: Mapping[str, str]) -> np.ndarray:
@@ -43,9 +81,8 @@ def draw_letters(frames: np.ndarray, letters: Mapping[str, str]) -> np.ndarray:
         return frames
     overlay = _letters(height, width, letters).astype(np.float32) / 255
     opacity = overlay[..., 3:]
-    return np.stack(
-        [np.rint(frame * (1 - opacity) + overlay[..., :3] * opacity * 255).astype(np.uint8) for frame in frames]
-    )
+    ink = overlay[..., :3] * opacity * 255
+    return np.stack([np.rint(frame * (1 - opacity) + ink).astype(np.uint8) for frame in frames])
 
 
 def _letters(height: int, width: int, letters: Mapping[str, str]) -> np.ndarray:

@@ -33,7 +33,8 @@ def blend_images(
     Args:
         image: `(C, H, W[, D])`, C 1 or 3, array or tensor.
         label: `(1, H, W[, D])`. Integers or truth values: labels. Floating point: a heat map.
-        alpha: opacity of the label, 0 to 1: a number, or an array `(H, W[, D])`, `(1, H, W[, D])` or of the image's shape.
+        alpha: opacity of the label, 0 to 1: a number, or an array `(H, W[, D])`, `(1, H, W[, D])` or of the image's
+            shape.
         cmap: a colour map of matplotlib.
         rescale_arrays: scale image and heat map to [0, 1] first. Otherwise the image must lie there already; a heat map
             beyond gets the first or last colour.
@@ -68,7 +69,7 @@ def _as_tensor(array: Any, name: str, device: torch.device | None = None) -> Ten
         raise TypeError(f"`{name}` is a {type(array).__name__}; expected a tensor or an array.")
     if isinstance(array, np.ndarray):
         array = torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
-    tensor = array.detach().as_subclass(Tensor).to(device)
+    tensor: Tensor = array.detach().as_subclass(Tensor).to(device)
     if tensor.is_complex():
         raise TypeError(f"`{name}` holds {tensor.dtype}; expected real numbers.")
     if not torch.isfinite(tensor).all():

@@ -13,6 +13,8 @@ Without an affine the display axes are the image's own, and nothing is claimed a
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import numpy as np
 from torch import Tensor
@@ -101,8 +103,9 @@ def orient(affine: np.ndarray | None, ndim: int) -> Orientation:
         raise ValueError(f"pictures are drawn of 2-D and 3-D images; this one has {ndim} spatial axes.")
     if affine is None:
         return Orientation(tuple(range(ndim)), (False,) * ndim, (1.0,) * 3)
-    from nibabel.orientations import io_orientation
+    from nibabel import orientations
 
+    io_orientation: Any = orientations.io_orientation  # nibabel leaves it without types
     nearest = io_orientation(affine[:, [*range(ndim), 3]])  # (ndim, 2): patient's axis, direction
     world = nearest[:, 0].astype(int)
     order = sorted(range(ndim), key=lambda axis: -world[axis])

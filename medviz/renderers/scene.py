@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from medviz.attribution import Attribution
 from medviz.hookspecs import Renderer
 from medviz.renderers.blending import blend_images
-from medviz.renderers.colour import get_cmap
+from medviz.renderers.colour import colour, colour_table, get_cmap
 from medviz.renderers.orientation import Orientation, orient, square_size
 
 UNSIGNED_CMAP = "inferno"
@@ -60,6 +60,12 @@ class Scene:
         first, second, third = places[distance.argmin()].tolist()
         return first, second, third
 
+    def span(self) -> str:
+        """Return in words which raw values the first and the last colour mean."""
+        if not self.top:
+            return "the map is 0 everywhere"
+        return f"colours {number(-self.top) if self.signed else 0} to {number(self.top)}"
+
     def size(self, axis: int, least: int = 1) -> tuple[int, int]:
         """Return the size in square pixels of a slice with `axis` fixed, at least `least` along its longer side."""
         kept = [i for i in range(3) if i != axis]
@@ -76,13 +82,19 @@ class Scene:
         backdrop, scaled = self.slice(axis, at, size)
         return to_uint8(self.wash(backdrop, scaled) if wash else backdrop.expand(3, -1, -1))
 
+    def colours(self, scaled: np.ndarray) -> np.ndarray:
+        """Return the full colours `(N, 3)` of scaled values `(N,)`."""
+        position = torch.from_numpy((scaled + 1) / 2 if self.signed else scaled)
+        return colour(position, colour_table(self.cmap)).T.numpy()
+
     def wash(self, backdrop: Tensor, scaled: Tensor) -> Tensor:
         """Lay the scaled map `(H, W)` over the backdrop `(1 or 3, H, W)`; zero is transparent."""
         position = (scaled + 1) / 2 if self.signed else scaled
         opacity = self.alpha * scaled.abs() ** _OPACITY_POWER
-        return blend_images(
+        washed: Tensor = blend_images(
             backdrop, position[None], opacity, self.cmap, rescale_arrays=False, transparent_background=False
         )
+        return washed
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -92,9 +104,10 @@ class MapRenderer(Renderer):
     Args:
         cmap: matplotlib's name of a colour map; None: "inferno", and "bwr" (blue: against) for signed maps.
         alpha: opacity of the map where it is largest, 0 to 1; it fades to nothing at zero.
-        channel: which channel of the image is the backdrop; None: the mean of all, or the colours of a 2-D image of three.
-        reduce: how a map of several channels becomes one: "sum", "mean", "max_abs" (the value of largest magnitude, with
-            its sign), or the number of a channel of the map.
+        channel: which channel of the image is the backdrop; None: the mean of all, or the colours of a 2-D image of
+            three.
+        reduce: how a map of several channels becomes one: "sum", "mean", "max_abs" (the value of largest magnitude,
+            with its sign), or the number of a channel of the map.
         scale: what gets the last colour: the largest magnitude ("max") or the 99th percentile ("percentile").
         vmax: the raw magnitude that gets the last colour, instead of `scale`.
         window: the image's values that become black and white; None: its 0.5th and 99.5th percentiles.
@@ -171,6 +184,11 @@ def describe(attribution: Attribution) -> str:
         target = f"{target} class {attribution.classes[0]}".strip()
     score = "" if attribution.scores is None else f"score {attribution.scores[0]:.4g}"
     return "  ·  ".join(part for part in (attribution.method or "map", target, score) if part)
+
+
+def number(value: float) -> str:
+    """Return a raw value with three digits, and a true minus sign."""
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def to_uint8(picture: Tensor) -> np.ndarray:
