@@ -89,12 +89,9 @@ def as_batch(image: Any, affine: Any = None) -> tuple[Tensor, np.ndarray | None]
     else:
         raise TypeError(f"`image` is a {type(image).__name__}; expected a tensor (B, C, *S) or medviz.Image.")
     _check(batch)
-    if affine is not None:
-        affine = np.asarray(affine, dtype=np.float64)
-        affine = as_affine(
-            np.broadcast_to(affine, (len(batch), 4, 4)) if affine.ndim == 2 else affine, (len(batch), 4, 4)
-        )
-    return batch, affine
+    if np.ndim(affine) == 2:
+        affine = [as_affine(affine)] * len(batch)
+    return batch, as_affine(affine, (len(batch), 4, 4))
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -108,8 +105,9 @@ def _affine_of(image: Any) -> Any:
     MONAI gives the identity to every MetaTensor that was made without an affine: no left or right may be read from it.
     """
     affine = getattr(image, "affine", None)
-    read_from_file = "original_affine" in getattr(image, "meta", {})
-    made_up = affine is not None and not read_from_file and np.array_equal(affine, np.eye(4))
+    if affine is None or "original_affine" in getattr(image, "meta", {}):
+        return affine
+    made_up = np.shape(affine)[-2:] == (4, 4) and bool((np.asarray(affine) == np.eye(4)).all())
     return None if made_up else affine
 
 
