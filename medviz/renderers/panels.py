@@ -11,12 +11,12 @@ _HEADING = 0.32
 _GAP = 0.25
 _ROOM = (3.6, 3.9)  # the largest panel of three, width and height
 _ALONE = (6.4, 6.4)
-_SMALLEST = 0.9  # a panel whose shorter side would be less than this gets a scale of its own
+_SMALLEST = 0.5  # a panel whose shorter side would be less than this gets a scale of its own
 
 
 @attrs.frozen
 class Panel:
-    """One plane: the display axis that is fixed, its place from the lower left corner, its size, room for its heading."""
+    """One plane: the display axis that is fixed, its lower left corner, its size, and the room for its heading."""
 
     axis: int
     x: float
@@ -44,6 +44,6 @@ def arrange(scene: Scene, axes: tuple[int, ...]) -> tuple[list[Panel], float, fl
     panels, x = [], GUTTER
     for axis, (width, height) in zip(axes, sizes, strict=True):
         cell = max(width, 1.9)  # a heading needs as much
-        panels.append(Panel(axis, x + (cell - width) / 2, GUTTER + (tallest - height) / 2, width, height, cell))
+        panels.append(Panel(axis, x + (cell - width) / 2, GUTTER + tallest - height, width, height, cell))
         x += cell + 2 * GUTTER + _GAP
     return panels, x - GUTTER - _GAP, tallest + 2 * GUTTER + _HEADING

@@ -39,14 +39,15 @@ def _as_fractions(contour: Any) -> Any:
 class Planes(MapRenderer):
     """Three orthogonal planes through the map's peak, with a colour bar of the raw values.
 
-    With an affine the planes are upright, in true proportion, in radiological convention and lettered; an oblique scan is
-    cut along its own nearest axes. Without one they are the image's own axes. A 2-D image has one plane.
+    With an affine the planes are upright, in true proportion, in radiological convention and lettered; an oblique scan
+    is cut along its own axes, that are named after the nearest of the patient's. Without an affine nothing is turned and
+    no side is named. A 2-D image has one plane.
 
     Args:
         voxel: where the planes cross, in voxels of the image; None: at the map's largest magnitude.
         crosshair: draw where the planes cross.
-        contour: draw contours at these fractions of the last colour's magnitude, in place of the colour wash; True: at 0.3,
-            0.5, 0.7 and 0.9.
+        contour: draw contours at these fractions of the last colour's magnitude, in place of the colour wash; True: at
+            0.3, 0.5, 0.7 and 0.9.
         dpi: pixels in an inch; the picture is about 12 inches wide.
     """
 
@@ -119,9 +120,8 @@ def _draw_contours(
     rows, columns = scaled.shape
     if min(rows, columns) < 2:
         return
-    across, down = (
-        np.linspace(first, last, n + 1) for first, last, n in ((*extent[:2], columns), (*extent[:1:-1], rows))
-    )
+    sides = ((extent[0], extent[1], columns), (extent[3], extent[2], rows))
+    across, down = (np.linspace(first, last, count + 1) for first, last, count in sides)
     levels = (*(-f for f in reversed(fractions)), *fractions) if scene.signed else fractions
     inside = [level for level in levels if scaled.min() < level < scaled.max()]
     if inside:
@@ -164,7 +164,7 @@ def _heading(scene: Scene, axis: int, at: tuple[int, int, int], attribution: Att
     image_axis = orientation.image_axis(axis)
     voxel = orientation.to_image(at, shape)
     if attribution.affine is None or orientation.tilt > _TILTED:
-        return f"{plane or f'axis {image_axis}'}  slice {voxel[image_axis]} of 0–{shape[image_axis] - 1}"
+        return f"{plane or f'axis {image_axis}'}  slice {voxel[image_axis]} (0 to {shape[image_axis] - 1})"
     world = orientation.world[axis]
     return f"{plane}  {'xyz'[world]} = {number(round(to_mm(attribution.affine[0], voxel)[world], 1))} mm"
 

@@ -55,7 +55,8 @@ def as_sheet(frames: np.ndarray, frames_per_row: int | None, margin: int, fill_v
     tiles = tiles.reshape(rows, columns, *tiles.shape[1:])
     tiles = np.moveaxis(tiles, 2, -1) if frames.ndim == 4 else tiles  # (rows, columns, H, W[, C])
     height, width = tiles.shape[2:4]
-    return tiles.swapaxes(1, 2).reshape(rows * height, columns * width, *tiles.shape[4:])
+    sheet: np.ndarray = tiles.swapaxes(1, 2).reshape(rows * height, columns * width, *tiles.shape[4:])
+    return sheet
 
 
 def _as_array(item: Any, name: str) -> np.ndarray:
