@@ -15,10 +15,17 @@ from medviz.cli.plugins import plugins
 from medviz.cli.shell import Shell
 
 
-@click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Shell,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(medviz.__version__, package_name="medviz-xai", prog_name="medviz")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """What did the network look at? Explanations of medical-imaging networks, 2-D and 3-D."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 for command in (explain, layers, plugins, demo):

@@ -56,7 +56,7 @@ def describe(err: Exception) -> str:
         message = err.strerror + (f": {str(err.filename)!r}" if err.filename is not None else "")
     if isinstance(err, _OURS) and message:
         return message
-    return f"{type(err).__name__}: {message} (--debug shows where)"
+    return " ".join(f"{type(err).__name__}: {message} (--debug shows where)".split())
 
 
 def debug_option(command: _Command) -> _Command:

@@ -1,0 +1,83 @@
+"""A folder to run the command line in: a network in a module, its weights, and a scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+MODULE = """
+import attrs
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes=3, width=4):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv3d(1, width, 3, padding=1), nn.ReLU(), nn.MaxPool3d(2), nn.Conv3d(width, width, 3, padding=1), nn.ReLU()
+        )
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3, 4)))
+
+
+class Fails(Net):
+    def forward(self, x):
+        raise RuntimeError("the network\\nfell over")
+
+
+class Stops(Net):
+    def forward(self, x):
+        raise KeyboardInterrupt
+
+
+READY = Net()
+
+
+def number():
+    return 3
+
+
+def halve(image):
+    return attrs.evolve(image, data=image.data / 2)
+
+
+def lose(image):
+    return image.data
+
+
+def first_two(output):
+    return output[:, 0] + output[:, 1]
+"""
+
+
+def make_folder(folder: Path) -> Path:
+    """Write `nets_for_cli.py`, weights in several forms and `scan.nii.gz`."""
+    (folder / "nets_for_cli.py").write_text(MODULE)
+    scope: dict[str, object] = {}
+    exec(compile(MODULE, "nets_for_cli.py", "exec"), scope)
+    torch.manual_seed(0)
+    model = scope["Net"]()  # type: ignore[operator]
+    state = model.state_dict()
+    save_file(state, folder / "good.safetensors")
+    torch.save(state, folder / "good.pt")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, folder / "nested.pt"
+    )
+    torch.save({**state, "head.extra": torch.zeros(1)}, folder / "unexpected.pt")
+    save_file({k: v for k, v in state.items() if k != "head.bias"}, folder / "missing.safetensors")
+    save_file({**state, "head.bias": torch.zeros(7)}, folder / "shape.safetensors")
+    torch.save({"epoch": 3}, folder / "nothing.pt")
+    torch.save(torch.nn.Linear(1, 1), folder / "pickle.pt")
+    (folder / "noise.pt").write_bytes(b"no weights at all")
+    (folder / "noise.safetensors").write_bytes(b"no weights at all")
+    affine = np.diag([-2.0, 2.0, 3.0, 1.0])
+    scan = np.random.default_rng(0).normal(size=(12, 14, 10)).astype(np.float32)
+    nib.save(nib.Nifti1Image(scan, affine), folder / "scan.nii.gz")
+    return folder

@@ -1,0 +1,331 @@
+"""`medviz explain` and `medviz layers`, on a small network, its weights and a scan."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from helpers_cli import make_folder
+
+import medviz
+from medviz.cli import main
+from medviz.cli.layers import parse_size
+from medviz.cli.targets import parse
+
+MODEL = ("--model", "nets_for_cli:Net", "--weights", "good.safetensors")
+SCAN = ("--image", "scan.nii.gz", "--no-progress", "--device", "cpu")
+MAP = ("--sink", "nifti:path=map.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with links to what was made, as the current one; afterwards nothing is left in `sys`."""
+    for file in made.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "nets_for_cli", raising=False)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def explain(*arguments: str) -> Result:
+    return run("explain", *SCAN, *arguments)
+
+
+def refused(result: Result, message: str) -> None:
+    """Assert that the command failed with exactly one line, that holds `message`, and wrote nothing to stdout."""
+    lines = result.stderr.splitlines()
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert [line for line in lines if line.startswith("medviz: error: ")] == lines[-1:]
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_the_command_of_the_readme_writes_everything(folder: Path) -> None:
+    done = explain(
+        *MODEL,
+        *("--explainer", "gradcampp:layer=features.3", "--target", "1", "--renderer", "planes"),
+        *("--sink", "png:path=out.png", "--sink", "gif:path=out.gif", "--sink", "tensorboard:path=runs/"),
+        *("--sink", "nifti:path=map.nii.gz"),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.split() == ["out.png", "out.gif", "runs", "map.nii.gz"]
+    assert (folder / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "out.gif").read_bytes().startswith(b"GIF89a")
+    assert list((folder / "runs").iterdir())
+    scan, written = nib.load("scan.nii.gz"), nib.load("map.nii.gz")
+    assert written.shape == scan.shape
+    assert np.allclose(written.affine, scan.affine)
+
+
+def test_the_map_is_what_the_library_returns(folder: Path) -> None:
+    done = explain(*MODEL, "--explainer", "gradcam:layer=features.3", "--target", "2", *MAP)
+    assert done.exit_code == 0, done.stderr
+    sys.path.insert(0, str(folder))
+    from nets_for_cli import Net  # type: ignore[import-not-found]
+
+    model = Net()
+    model.load_state_dict(torch.load("good.pt", weights_only=True))
+    expected = medviz.get_explainer("gradcam", layer="features.3")(model, medviz.read("scan.nii.gz"), 2)
+    assert np.allclose(nib.load("map.nii.gz").get_fdata(), expected.values[0, 0].numpy(), atol=1e-6)
+
+
+def test_explainers_and_targets_share_one_call_and_name_their_files(folder: Path) -> None:
+    done = explain(
+        *MODEL,
+        *("--explainer", "gradcam", "--explainer", "layercam:layer=features.0"),
+        *("--target", "0", "--target", "predicted", "--tag", "t", "--step", "4"),
+        *("--sink", "npz:path=maps/{explainer}_{target}_{tag}_{step}_{index}.npz"),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert sorted(path.name for path in (folder / "maps").iterdir()) == [
+        f"{explainer}_{target}_t_4_0.npz"
+        for explainer in ("gradcam", "layercam-layer=features.0")
+        for target in ("class-0", "predicted")
+    ]
+    loaded = medviz.Attribution.load(next((folder / "maps").glob("layercam*class-0*")))
+    assert loaded.target == "class 0"
+
+
+def test_the_automatic_layer_is_named_on_stderr(folder: Path) -> None:
+    done = explain(*MODEL, "--explainer", "gradcam", *MAP)
+    assert done.exit_code == 0, done.stderr
+    assert "features\n" in done.stderr
+
+
+def test_several_images_make_a_batch(folder: Path) -> None:
+    done = explain(*MODEL, "--image", "scan.nii.gz", "--explainer", "gradcam", "--sink", "npz:path={index}.npz")
+    assert done.stdout.split() == ["0.npz", "1.npz"]
+
+
+def test_preprocess_model_arguments_and_target_function(folder: Path) -> None:
+    done = explain(
+        *("--model", "nets_for_cli:Net", "--model-arg", "classes=5", "--model-arg", "width=2"),
+        *("--preprocess", "nets_for_cli:halve", "--target", "nets_for_cli:first_two"),
+        *("--explainer", "gradcam", "--sink", "npz:path=a.npz"),
+    )
+    assert done.exit_code == 0, done.stderr
+    result = medviz.Attribution.load("a.npz")
+    assert result.target == "first_two"
+    assert torch.allclose(result.image[0] * 2, medviz.read("scan.nii.gz").data)
+
+
+@pytest.mark.parametrize("weights", ["good.safetensors", "good.pt", "nested.pt"])
+def test_weights_load_from_every_form(folder: Path, weights: str) -> None:
+    done = explain(
+        *("--model", "nets_for_cli:Net", "--weights", weights, "--explainer", "gradcam", "--target", "0", *MAP)
+    )
+    assert done.exit_code == 0, done.stderr
+    first = nib.load("map.nii.gz").get_fdata()
+    done = explain(*MODEL, "--explainer", "gradcam", "--target", "0", "--sink", "nifti:path=b.nii.gz")
+    assert done.exit_code == 0, done.stderr
+    assert np.array_equal(first, nib.load("b.nii.gz").get_fdata())
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("unexpected.pt", "do not fit the model: 1 unexpected: head.extra"),
+        ("missing.safetensors", "do not fit the model: 1 missing: head.bias"),
+        ("shape.safetensors", "1 of another shape: head.bias (7,) instead of (3,)"),
+        ("nothing.pt", "holds no state dict"),
+        ("pickle.pt", "is refused: it is not a plain torch state dict"),
+        ("noise.pt", "noise.pt"),
+        ("noise.safetensors", "is not a safetensors file"),
+        ("absent.pt", "there is no file 'absent.pt'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(folder: Path, weights: str, message: str) -> None:
+    refused(explain("--model", "nets_for_cli:Net", "--weights", weights, "--explainer", "gradcam", *MAP), message)
+    assert not (folder / "map.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("nets_for_cli", "is not of the form package.module:name"),
+        ("nets_for_clu:Net", "there is no module 'nets_for_clu' here"),
+        ("nets_for_cli:Nett", "'nets_for_cli' has no 'Nett'; did you mean 'Net'?"),
+        ("nets_for_cli:number", "returned a int; expected a torch.nn.Module"),
+        ("nets_for_cli:__name__", "is a str that takes no --model-arg"),
+        ("nets_for_cli:Fails", "RuntimeError: the network fell over"),
+    ],
+)
+def test_models_that_do_not_work_are_refused(folder: Path, model: str, message: str) -> None:
+    refused(explain("--model", model, "--explainer", "gradcam", *MAP), message)
+
+
+def test_a_ready_made_module_is_taken_as_it_is(folder: Path) -> None:
+    other = ("--sink", "nifti:path=other.nii.gz")
+    assert explain("--model", "nets_for_cli:READY", "--explainer", "gradcam", *other).exit_code == 0
+    refused(
+        explain("--model", "nets_for_cli:READY", "--model-arg", "width=2", "--explainer", "gradcam", *MAP),
+        "takes no --model-arg",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--explainer", "gradcamp", *MAP), "did you mean 'gradcampp' or 'gradcam'"),
+        (("--explainer", "gradcam:layr=x", *MAP), "has no parameter 'layr'; did you mean 'layer'"),
+        (("--explainer", "gradcam:layer=features.9", *MAP), "features.9"),
+        (("--explainer", "gradcam", "--sink", "nifti"), "needs `path`: nifti:path=…"),
+        (("--explainer", "gradcam", "--sink", "png:path={what}.png"), "has the placeholder 'what'"),
+        (("--explainer", "gradcam", "--target", "7", *MAP), "`target` 7 is out of range"),
+        (("--explainer", "gradcam", "--target", "seven", *MAP), "`--target` 'seven' cannot be read"),
+        (("--explainer", "gradcam", "--target", "nets_for_cli:READY2", *MAP), "has no 'READY2'"),
+        (("--explainer", "gradcam", "--target", "segmentation:1", *MAP), "SegmentationTarget needs an output"),
+        (("--explainer", "gradcam", "--model-arg", "width", *MAP), "`--model-arg` 'width' is not key=value"),
+        (("--explainer", "gradcam", "--model-arg", "depth=3", *MAP), "depth"),
+        (("--explainer", "gradcam", "--preprocess", "nets_for_cli:lose", *MAP), "returned a Tensor; expected a medviz"),
+        (("--explainer", "gradcam", "--renderer", "planes", *MAP), "no sink takes its pictures"),
+        (("--explainer", "gradcam", "--wrap", "timing", *MAP), "no plugin 'timing' among the wrappers"),
+        (("--explainer", "gradcam", "--reader", "nift", *MAP), "did you mean 'nifti'"),
+        (("--explainer", "gradcam", "--batch-size", "0", *MAP), "neither 'auto' nor a positive number"),
+        (("--explainer", "gradcam", "--output", "logits", *MAP), "logits"),
+        (("--explainer", "gradcam"), "Missing option '--sink'"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_line(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    refused(explain("--model", "nets_for_cli:Net", *arguments), message)
+
+
+def test_an_image_that_is_not_there_is_refused(folder: Path) -> None:
+    result = run("explain", "--model", "nets_for_cli:Net", "--image", "no.nii.gz", "--explainer", "gradcam", *MAP)
+    refused(result, "there is no file 'no.nii.gz'")
+
+
+@pytest.mark.parametrize(
+    ("sinks", "message"),
+    [
+        (("--sink", "npz:path={explainer}.npz"), "two results would be written to 'gradcam.npz'"),
+        (("--sink", "npz:path={target}.npz", "--sink", "npz:path=./{target}.npz"), "two results would be written"),
+        (("--sink", "npz:path=there.npz,overwrite=false"), "two results"),
+        (("--sink", "npz:path=there-{target}.npz"), "'there-class-0.npz' exists already"),
+    ],
+)
+def test_collisions_are_refused_before_the_network_runs(folder: Path, sinks: tuple[str, ...], message: str) -> None:
+    (folder / "there-class-0.npz").write_text("mine")
+    result = explain(
+        "--model", "nets_for_cli:Fails", "--explainer", "gradcam", "--target", "0", "--target", "1", *sinks
+    )
+    refused(result, message)
+    assert (folder / "there-class-0.npz").read_text() == "mine"
+
+
+def test_overwriting_is_asked_for_at_the_sink(folder: Path) -> None:
+    (folder / "map.nii.gz").write_text("old")
+    done = explain(*MODEL, "--explainer", "gradcam", "--sink", "nifti:path=map.nii.gz,overwrite=true")
+    assert done.exit_code == 0, done.stderr
+    assert nib.load("map.nii.gz").shape == (12, 14, 10)
+
+
+def test_several_renderers_need_a_name_in_the_path(folder: Path) -> None:
+    two = ("--explainer", "gradcam", "--renderer", "planes", "--renderer", "blend")
+    refused(
+        explain("--model", "nets_for_cli:Fails", *two, "--sink", "png:path=a.png"), "write {renderer} into its path"
+    )
+    done = explain(*MODEL, *two, "--sink", "png:path={renderer}.png", "--sink", "gif:path=own.gif,renderer=blend", *MAP)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.split() == ["planes.png", "blend.png", "own.gif", "map.nii.gz"]
+    assert (folder / "planes.png").read_bytes() != (folder / "blend.png").read_bytes()
+
+
+def test_one_tag_does_not_hide_several_results_in_tensorboard(folder: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = explain(
+        *MODEL,
+        *("--explainer", "gradcam", "--target", "0", "--target", "1", "--tag", "t"),
+        "--sink",
+        "tensorboard:path=runs",
+    )
+    assert done.exit_code == 0, done.stderr
+    found: set[str] = set()
+    for file in (folder / "runs").iterdir():
+        log = EventAccumulator(str(file))
+        log.Reload()
+        found |= set(log.Tags()["images"])
+    assert len(found) == 2
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    result = explain("--debug", "--model", "nets_for_cli:Fails", "--explainer", "gradcam", *MAP)
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("medviz: error: RuntimeError")
+
+
+def test_an_interrupt_ends_with_its_own_status(folder: Path) -> None:
+    result = explain("--model", "nets_for_cli:Stops", "--explainer", "gradcam", *MAP)
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+
+
+def test_cuda_without_a_gpu_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(explain("--model", "nets_for_cli:Net", "--device", "cuda", "--explainer", "gradcam", *MAP), "no usable GPU")
+
+
+def test_layers_are_listed_with_shapes_and_the_choice_is_marked(folder: Path) -> None:
+    done = run("layers", *MODEL, "--input-size", "1x1x8x8x8", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.split() == ["*", "1x4x4x4x4", "Sequential", "features"] for line in lines)
+    assert sum(line.startswith("*") for line in lines) == 1
+    assert any(line.split() == ["1x3", "Linear", "head"] for line in lines)
+
+
+@pytest.mark.parametrize("text", ["", "8", "1x1", "1x1x8", "1x1x0x8", "1x1x-1x8", "axbxcxd", "1x1x1x1x1x1"])
+def test_input_sizes_that_cannot_be_read(folder: Path, text: str) -> None:
+    refused(run("layers", *MODEL, "--input-size", text), f"`--input-size` {text!r} cannot be read")
+
+
+def test_input_sizes() -> None:
+    assert parse_size("1x3x224x224") == parse_size("1,3,224, 224") == (1, 3, 224, 224)
+    assert parse_size("2X1X9x8x7") == (2, 1, 9, 8, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("predicted", "predicted"),
+        ("3", "class 3"),
+        ("positive", "positive"),
+        ("negative", "negative"),
+        ("value:2", "value 2"),
+        ("segmentation:1", "segmentation 1"),
+        ("segmentation:1:predicted", "segmentation 1 predicted"),
+        ("operator:itemgetter", "itemgetter"),
+    ],
+)
+def test_targets_are_read(text: str, label: str) -> None:
+    from medviz.targets import as_target
+
+    assert as_target(parse(text)).label == label
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-1", "1.5", "²", "value", "value:x", "segmentation", "segmentation:1:all", "positive:1", "a b:c", ":x"],
+)
+def test_targets_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(ValueError, match="cannot be read; write predicted"):
+        parse(text)
