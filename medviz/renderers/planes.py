@@ -40,8 +40,8 @@ class Planes(MapRenderer):
     """Three orthogonal planes through the map's peak, with a colour bar of the raw values.
 
     With an affine the planes are upright, in true proportion, in radiological convention and lettered; an oblique scan
-    is cut along its own axes, that are named after the nearest of the patient's. Without an affine nothing is turned and
-    no side is named. A 2-D image has one plane.
+    is cut along its own axes, that are named after the nearest of the patient's. Without an affine nothing is turned
+    and no side is named. A 2-D image has one plane.
 
     Args:
         voxel: where the planes cross, in voxels of the image; None: at the map's largest magnitude.
@@ -173,7 +173,7 @@ def _caption(scene: Scene, attribution: Attribution, peak: tuple[int, int, int])
     if not scene.top:
         return "the map is 0 everywhere"
     voxel = scene.orientation.to_image(peak, tuple(attribution.image.shape[2:]))
-    place = f"voxel ({', '.join(map(str, voxel))})"
+    place = f"{'pixel' if len(voxel) == 2 else 'voxel'} ({', '.join(map(str, voxel))})"
     if attribution.affine is not None:
         millimetres = ", ".join(number(round(v, 1)) for v in to_mm(attribution.affine[0], voxel))
         place = f"({millimetres}) mm RAS  ·  {place}"
