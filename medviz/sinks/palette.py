@@ -12,9 +12,9 @@ _SAMPLE = 1 << 18
 def shared_palette(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the palette and the frames in its terms.
 
-    Up to 256 colours are kept exactly. Beyond that, anatomy must not take on a tint: grey pixels get at least 64
-    greys of their own, if there are as many, and what is left goes to the other colours by median cut, so that
-    a small hot spot gets its share, however large the background is.
+    Up to 256 colours are kept exactly. Beyond that, anatomy must not take on a tint: grey pixels get at least 64 greys
+    of their own, if there are as many, and what is left goes to the other colours, chosen to cover their whole range
+    (Pillow's maximum coverage, then k-means), so that a small hot spot keeps its colours beside any background.
 
     Args:
         frames: `(T, H, W, 3)` uint8.
@@ -59,7 +59,7 @@ def _reduce(colours: np.ndarray) -> np.ndarray:
     if len(grey) > share:
         grey = grey[np.linspace(0, len(grey) - 1, share).round().astype(int)]
     rest = rest[:: max(1, len(rest) // _SAMPLE)]
-    picture = Image.fromarray(rest[None]).quantize(_COLOURS - len(grey), Image.Quantize.MEDIANCUT, kmeans=1)
+    picture = Image.fromarray(rest[None]).quantize(_COLOURS - len(grey), Image.Quantize.MAXCOVERAGE, kmeans=1)
     flat = picture.getpalette() or []
     return np.concatenate([grey, np.array(flat, np.uint8).reshape(-1, 3)[: _COLOURS - len(grey)]])
 

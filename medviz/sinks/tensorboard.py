@@ -38,6 +38,7 @@ class TensorBoard(Sink):
         path: the log folder; may hold the placeholders of file names. Each result becomes an event file of its own:
             TensorBoard stops following an older file of the folder, so join a running training with `writer`.
         writer: an open `SummaryWriter` of `torch.utils.tensorboard` or `tensorboardX`; it is flushed and stays open.
+            torch's has then written; tensorboardX writes from a queue of its own, for certain when it is closed.
         renderer: draws an attribution that comes undrawn.
     """
 
@@ -47,7 +48,7 @@ class TensorBoard(Sink):
 
     @hookimpl
     def write(self, rendering: Rendering, attribution: Attribution | None, tag: str | None, step: int) -> str:
-        """Write one image summary and make it readable at once; return the log folder."""
+        """Write one image summary and flush it; return the log folder."""
         place = Place.of(attribution, tag, step)
         with self._open(place) as writer:
             summary = _summary(writer, _tag(rendering, place), rendering)
