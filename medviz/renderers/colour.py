@@ -52,10 +52,10 @@ def colour(values: Tensor, table: Tensor) -> Tensor:
 def colour_labels(labels: Tensor, table: Tensor) -> Tensor:
     """Return the colours `(3, *S)` of integer `labels` `(*S)`.
 
-    The colour depends on the label's number alone, and no two labels share one. Label 1 has the last entry of a
-    gradient; those that follow are spread over it by halving (2: the middle, 3 and 4: the quarters, …), so that
-    neighbours differ. A list of unrelated colours is taken in its own order. When the entries are used up, they come
-    again in darker shades.
+    The colour depends on the label's number alone, and no two labels share one while the map has distinct colours
+    left (256 for most); then they come again in darker shades. Label 1 has the last entry of a gradient; those that
+    follow are spread over it by halving (2: the middle, 3 and 4: the quarters, …), so that neighbours differ. A list
+    of unrelated colours is taken in its own order.
     """
     palette = _palette(table).to(labels.device)
     position = labels.long() - 1
