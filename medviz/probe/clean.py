@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
-from medviz.probe import layers, outputs
+from medviz.probe import outputs
+from medviz.probe.cut import Cut
 from medviz.probe.gradients import gradients, wide
+from medviz.probe.layers import module_of, refuse_scripted
+from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
 from medviz.targets import FixedTarget
 
@@ -32,8 +36,9 @@ class CleanPass:
         self._index = torch.arange(len(inputs), device=inputs.device)
         self._wanted = list(dict.fromkeys(wanted))
         self._graph = graph
-        self._done: tuple[Tensor, layers.Cut] | None = None
+        self._done: tuple[Tensor, Cut] | None = None
         self._automatic: str | None = None
+        self._named = False  # the cut was made at layers whose names were known
         self._gradients: dict[FixedTarget, dict[str, Tensor | None]] = {}
 
     @property
@@ -75,35 +80,35 @@ class CleanPass:
             self._gradients[target] = self._backward(target)
         return self._gradients[target][name]
 
-    def roll(self, graph: bool) -> tuple[layers.RollingCut, Tensor]:
+    def roll(self, graph: bool) -> tuple[RollingCut, Tensor]:
         """Run the clean images and watch all layers."""
         model = self._runner.model
-        layers.refuse_scripted(model, "`model`")
-        rolling = layers.RollingCut(model, self._inputs, graph)
+        refuse_scripted(model, "`model`")
+        rolling = RollingCut(model, self._inputs, graph)
         return rolling, self._run(graph, rolling)
 
-    def _result(self) -> tuple[Tensor, layers.Cut]:
+    def _result(self) -> tuple[Tensor, Cut]:
         if self._done is None:
             self._done = self._find() if self._wanted == [None] else self._capture(self._wanted)
         return self._done
 
-    def _find(self) -> tuple[Tensor, layers.Cut]:
+    def _find(self) -> tuple[Tensor, Cut]:
         """Find the automatic layer in the pass itself; a second pass where the first has not kept what is needed."""
         rolling, output = self.roll(self._graph)
         name = self._automatic = _announce(rolling.choose(output))
-        if output.ndim > 2 or not rolling.intact or rolling.tensor is None:
-            return self._capture([name])
-        return output, layers.Cut.of(name, self._module(name), rolling)
+        cut = rolling.cut(name) if output.ndim == 2 else None
+        return self._capture([name]) if cut is None else (output, cut)
 
-    def _capture(self, wanted: Sequence[str | None]) -> tuple[Tensor, layers.Cut]:
+    def _capture(self, wanted: Sequence[str | None]) -> tuple[Tensor, Cut]:
         """Cut the graph at the layers and keep what they return."""
         modules = {name: self._module(name) for name in map(self.layer_name, wanted)}
-        cut = layers.Cut(modules, self._graph and bool(modules))
+        cut = Cut(modules, self._graph and bool(modules))
+        self._named = True
         output = self._run(cut.graph, cut)
-        cut.finish(self._runner.model)
+        cut.finish()
         return output, cut
 
-    def _run(self, graph: bool, watch: layers.Cut | layers.RollingCut) -> Tensor:
+    def _run(self, graph: bool, watch: Cut | RollingCut) -> Tensor:
         if graph:
             self._runner.refuse_inference_parameters()
         with torch.set_grad_enabled(graph), watch.hooks():
@@ -113,14 +118,20 @@ class CleanPass:
         """One backward pass from the score to every kept layer."""
         output, cut = self._result()
         tensors = list(cut.tensors.values())
-        with torch.enable_grad():
+        with torch.enable_grad(), cut.hooks_again():
             scores = target.score(wide(output), self._index)
             half = self._runner.is_half(output, *tensors)
-            found = gradients(scores, tensors, half) if scores.requires_grad else [None] * len(tensors)
+            try:
+                found = gradients(scores, tensors, half) if scores.requires_grad else [None] * len(tensors)
+            except CheckpointError:
+                if self._named:
+                    raise
+                self._done = self._capture(list(cut.tensors))  # a rolling cut cannot be made twice in the same way
+                return self._backward(target)
         return dict(zip(cut.tensors, found, strict=True))
 
     def _module(self, name: str) -> nn.Module:
-        return layers.module_of(self._runner.model, name)
+        return module_of(self._runner.model, name)
 
 
 def _announce(name: str) -> str:

@@ -65,7 +65,7 @@ class _State:
         for module in self.modules:
             module.module.training = False
         for parameter, wanted, grad in self.parameters:
-            if wanted:
+            if wanted and not parameter.is_inference():  # one made in inference mode keeps its flag for ever
                 parameter.requires_grad_(False)
             if grad is not None:
                 parameter.grad = None

@@ -69,9 +69,14 @@ def eager() -> Iterator[None]:
         yield
 
 
-def precision(device: torch.device, autocast: bool | torch.dtype | None) -> contextlib.AbstractContextManager[object]:
-    """Return the autocast context: None keeps the caller's, False switches it off, True or a dtype on."""
-    if autocast is None:
-        return contextlib.nullcontext()
-    dtype = autocast if isinstance(autocast, torch.dtype) else None
-    return torch.autocast(device.type, dtype=dtype, enabled=autocast is not False)
+def autocast_dtype(device: torch.device, autocast: bool | torch.dtype | None) -> torch.dtype | None:
+    """Return what the model is cast to, or None; an `autocast` of None means what is switched on around the call."""
+    if isinstance(autocast, torch.dtype):
+        return autocast
+    wanted = torch.is_autocast_enabled(device.type) if autocast is None else autocast
+    return torch.get_autocast_dtype(device.type) if wanted else None
+
+
+def casting(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    """Cast the model's operations to `dtype` during the block; None: nothing is cast."""
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)

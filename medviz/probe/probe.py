@@ -13,10 +13,13 @@ from tqdm import tqdm
 
 from medviz.errors import suggest
 from medviz.model_arguments import ModelArguments
-from medviz.probe import batching, layers, models, outputs
+from medviz.probe import batching, models, outputs
 from medviz.probe.clean import CleanPass
+from medviz.probe.cut import Replace
 from medviz.probe.gradients import gradients, wide
 from medviz.probe.guard import untouched
+from medviz.probe.layers import Layer, module_of
+from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
 from medviz.targets import FixedTarget, fix
 
@@ -60,7 +63,9 @@ class Probe:
         model = models.unwrap(model)
         arguments = arguments or ModelArguments()
         arguments.check(len(images))
-        self._runner = Runner(model, *models.placement(model, images, device), arguments, output, autocast)
+        where, dtype = models.placement(model, images, device)
+        cast = models.autocast_dtype(where, autocast)
+        self._runner = Runner(model, where, dtype, arguments, output, cast)
         self._images, self._layers, self._graph = images, layers, graph
         self._batch_size = batching.check_batch_size(batch_size)
         self._progress = progress
@@ -70,6 +75,7 @@ class Probe:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.autocast(self._runner.device.type, enabled=False))  # for the model only
             stack.enter_context(models.eager())
             stack.enter_context(untouched(self._runner.model))
             inputs = self._images.detach().to(self._runner.device, self._runner.dtype, copy=True)
@@ -135,11 +141,11 @@ class Probe:
         """
         replace = replace or {}
         index = self._index(index, len(inputs))
-        modules = {name: layers.module_of(self._runner.model, name) for name in replace}
-        calls = self._clean.calls(list(modules))
+        modules = {name: module_of(self._runner.model, name) for name in replace}
+        calls = self._clean.calls(list(modules)) if modules else {}
 
         def run(rows: slice) -> Tensor:
-            with layers.Replace(modules, {n: t[rows] for n, t in replace.items()}, calls).hooks():
+            with Replace(modules, {n: t[rows] for n, t in replace.items()}, calls).hooks():
                 output = self._runner.run(inputs[rows], index[rows])
             return wide(outputs.finite(output, "the model's output"))
 
@@ -197,7 +203,7 @@ class Probe:
         """Return `layer`, or the name of the automatic choice where it is None."""
         return self._clean.layer_name(layer)
 
-    def layers(self) -> list[layers.Layer]:
+    def layers(self) -> list[Layer]:
         """Return the layers that one forward pass calls, with the shapes of their outputs; costs one pass."""
         rolling, output = self._clean.roll(graph=False)
         return rolling.layers(output)
@@ -243,9 +249,9 @@ class Probe:
     def _rows_at_once(self) -> int:
         """How many rows fit, from the largest output of a layer in a pass of one image; found once."""
         one = self.inputs[:1]
-        rolling = layers.RollingCut(self._runner.model, one, graph=False)
+        rolling = RollingCut(self._runner.model, one, graph=False)
         with rolling.hooks():
             self._runner.run(one, torch.zeros(1, dtype=torch.long, device=one.device))
-        elements = max([16 * one.numel(), *(seen.elements for seen in rolling.seen)])
+        elements = max((seen.elements for seen in rolling.seen), default=16 * one.numel())
         self._batch_size = batching.automatic(elements * one.element_size(), one.device)
         return self._batch_size

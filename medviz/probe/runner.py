@@ -23,7 +23,7 @@ class Runner:
         dtype: the precision that they are cast to.
         arguments: what the model takes beside the image.
         choose: which part of its output is meant.
-        autocast: None: as it is around the call; True, False or a dtype.
+        autocast: what the model's operations are cast to, or None.
     """
 
     model: nn.Module
@@ -31,7 +31,7 @@ class Runner:
     dtype: torch.dtype
     arguments: ModelArguments
     choose: Callable[[Any], Tensor] | str | int | None = None
-    autocast: bool | torch.dtype | None = None
+    autocast: torch.dtype | None = None
 
     def run(self, images: Tensor, index: Tensor, copy: bool = True) -> Tensor:
         """Return the output `(M, N, …)` for `(M, C, *S)`; row i gets the model arguments of image `index[i]`.
@@ -46,7 +46,7 @@ class Runner:
         """
         images = images.to(self.device, self.dtype, copy=copy)
         args, kwargs = self.arguments.at(index, self.device)
-        with models.precision(self.device, self.autocast):
+        with models.casting(self.device, self.autocast):
             output = outputs.select(self.model(images, *args, **kwargs), self.choose)
         if len(output) != len(images):
             raise ValueError(
@@ -57,11 +57,7 @@ class Runner:
 
     def is_half(self, *tensors: Tensor) -> bool:
         """Return whether float16 values are on the way to or from `tensors`."""
-        if self.dtype == torch.float16 or any(t.dtype == torch.float16 for t in tensors):
-            return True
-        with models.precision(self.device, self.autocast):
-            kind = self.device.type
-            return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+        return torch.float16 in (self.dtype, self.autocast, *(t.dtype for t in tensors))
 
     def refuse_inference_parameters(self) -> None:
         """Raise a `ValueError` where no gradient can pass the model."""

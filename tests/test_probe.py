@@ -1,0 +1,688 @@
+"""What a probe answers: outputs, activations and gradients against plain autograd, and clear errors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import medviz
+from medviz import per_image
+from medviz.model_arguments import ModelArguments
+from medviz.probe import batching
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+class Net(nn.Module):
+    """`(B, 1, *S)` to three logits; `after` happens to the features of `layer`."""
+
+    def __init__(self, ndim: int = 2, after: Callable[[Tensor], Tensor] = torch.relu) -> None:
+        super().__init__()
+        conv = nn.Conv2d if ndim == 2 else nn.Conv3d
+        self.stem = nn.Sequential(conv(1, 4, 3, padding=1), nn.ReLU(inplace=True))
+        self.layer = conv(4, 5, 3, padding=1, stride=2)
+        self.after = after
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.after(self.layer(self.stem(x))).flatten(2).mean(2))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def by_hand(model: nn.Module, layer: str, image: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Activation and gradient by plain autograd on a copy whose layer cannot be changed in place."""
+    kept = []
+
+    def keep(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        kept.append(output)
+        return output.clone()
+
+    handle = model.get_submodule(layer).register_forward_hook(keep)
+    output = model.eval()(image)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(output.gather(1, classes[:, None]).sum(), kept[-1])
+    return kept[-1].detach(), gradient
+
+
+# ---------------------------------------------------------------- activations and gradients
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("layer", ["stem.0", "stem", "layer"])
+@pytest.mark.parametrize(
+    "after", [torch.relu, torch.relu_, lambda x: F.relu(x, inplace=True), lambda x: x.sub_(1).abs()]
+)
+def test_equals_plain_autograd(ndim: int, layer: str, after: Callable[[Tensor], Tensor], device: str) -> None:
+    model = Net(ndim, after).to(device)
+    image = torch.rand(3, 1, *(7, 9, 6)[:ndim], device=device)
+    classes = torch.tensor([2, 0, 1])
+    activation, gradient = by_hand(model, layer, image, classes.to(device))
+    with medviz.Probe(model, image, layers=[layer]) as probe:
+        assert torch.equal(probe.activation(layer), activation)
+        torch.testing.assert_close(probe.gradient(layer, classes), gradient, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("after", [torch.relu, torch.relu_], ids=["relu", "in place"])
+def test_the_rolling_cut_equals_the_named_one_to_the_bit(after: Callable[[Tensor], Tensor]) -> None:
+    model, image = Net(after=after), torch.rand(3, 1, 8, 8)
+    with medviz.Probe(model, image, layers=[None]) as probe:
+        rolling = probe.activation(), probe.gradient(None, 1)
+        assert probe.layer_name(None) == "layer"
+    with medviz.Probe(model, image, layers=["layer"]) as probe:
+        named = probe.activation("layer"), probe.gradient("layer", 1)
+    assert all(torch.equal(a, b) for a, b in zip(rolling, named, strict=True))
+
+
+class Counted(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.passes: Any = Passes()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.passes.rows.append(len(args[0]))
+        return self.inner(*args, **kwargs)
+
+
+class Passes:
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+
+@pytest.mark.parametrize(
+    ("layers", "passes"), [([None], 1), (["inner.layer", "inner.stem"], 1), (["inner.layer", None], 2)]
+)
+def test_one_pass_for_all_layers_and_targets(layers: list[str | None], passes: int) -> None:
+    model = Counted(Net())
+    with medviz.Probe(model, torch.rand(2, 1, 8, 8), layers=layers) as probe:
+        for layer in layers:
+            for target in (0, 1, None):
+                probe.gradient(layer, target)
+    assert len(model.passes.rows) == passes
+
+
+def test_a_layer_asked_for_later_costs_one_more_pass_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    model = Counted(Net())
+    caplog.set_level("INFO", "medviz")
+    with medviz.Probe(model, torch.rand(2, 1, 8, 8), layers=["inner.layer"]) as probe:
+        first = probe.gradient("inner.layer", 0)
+        probe.activation("inner.stem")
+        again = probe.gradient("inner.layer", 0)
+    assert len(model.passes.rows) == 2
+    assert "one more pass" in caplog.text
+    assert torch.equal(first, again)
+
+
+def test_nothing_below_the_layer_has_a_graph() -> None:
+    seen: dict[str, bool] = {}
+
+    class Spy(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen[self.name] = x.requires_grad
+            return x * 1
+
+    model = nn.Sequential(
+        Spy("a"), nn.Conv2d(1, 2, 3), Spy("b"), nn.Conv2d(2, 2, 3), Spy("c"), nn.Flatten(), nn.LazyLinear(2)
+    )
+    image = torch.rand(1, 1, 8, 8)
+    model(image)
+    with medviz.Probe(model, image, layers=["3"]) as probe:
+        probe.gradient("3", 0)
+    assert seen == {"a": False, "b": False, "c": True}
+
+
+def test_a_module_called_twice_gives_activation_and_gradient_of_its_last_call() -> None:
+    class Twice(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.again(self.stem[0](x))
+            return self.head(self.again(self.layer(x) - 0.2).flatten(2).mean(2))
+
+    model = Twice()
+    model.again = nn.ReLU(inplace=True)
+    image, classes = torch.rand(2, 1, 8, 8), torch.tensor([1, 0])
+    activation, gradient = by_hand(model, "again", image, classes)
+    with medviz.Probe(model, image, layers=["again"]) as probe:
+        assert torch.equal(probe.activation("again"), activation)
+        assert torch.equal(probe.gradient("again", classes), gradient)
+        halved = probe.forward(image, replace={"again": activation * 2})
+        expected = model.head(activation.flatten(2).mean(2) * 2)
+    torch.testing.assert_close(halved, expected)
+
+
+def test_skip_connections_and_concatenations() -> None:
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+            self.relu = nn.ReLU(inplace=True)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = self.relu(self.a(x))
+            b = self.relu(self.b(a)) + a
+            return self.head(torch.cat([a, b], 1).mean((2, 3)))
+
+    model, image, classes = Dense(), torch.rand(2, 1, 6, 6), torch.tensor([0, 1])
+    for layer in (None, "a", "b", "relu"):
+        with medviz.Probe(model, image, layers=[layer]) as probe:
+            name = probe.layer_name(layer)
+            result = probe.activation(layer), probe.gradient(layer, classes)
+        torch.testing.assert_close(result, by_hand(model, name, image, classes))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(dtype: torch.dtype, device: str) -> None:
+    model, image = Net(after=F.softplus).to(device), torch.rand(2, 1, 8, 8, device=device)
+    with medviz.Probe(model, image, layers=["layer"]) as probe:
+        expected = probe.gradient("layer", 1)
+    with medviz.Probe(model.to(dtype), image, layers=["layer"]) as probe:
+        assert probe.inputs.dtype == dtype
+        result = probe.gradient("layer", 1)
+    assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert (result - expected).abs().max() <= 2e-2 * expected.abs().max()
+
+
+def test_float16_gradients_of_a_large_volume_do_not_underflow() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv3d(1, 2, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(2, 2)
+    )
+    with torch.no_grad():
+        model[4].weight.mul_(0.05)
+    image = torch.rand(1, 1, 96, 96, 96)
+    with medviz.Probe(model, image) as probe:
+        expected = probe.input_gradient(0).flatten()
+    model.half()
+    leaf = image.half().requires_grad_()
+    plain = torch.autograd.grad(model(leaf)[:, 0].sum(), leaf)[0].flatten().float()
+    with medviz.Probe(model, image) as probe:
+        result = probe.input_gradient(0).flatten()
+    assert torch.corrcoef(torch.stack([result, expected]))[0, 1] > 0.99
+    assert (result - expected).abs().max() < 0.2 * (plain - expected).abs().max()
+
+
+def test_input_gradient_equals_autograd_row_by_row(device: str) -> None:
+    model, image = Net().to(device), torch.rand(3, 1, 8, 8, device=device)
+    rows = torch.rand(7, 1, 8, 8, device=device)
+    index = torch.tensor([0, 2, 1, 1, 0, 2, 0])
+    classes = torch.tensor([2, 0, 1])
+    entered = []
+
+    @contextlib.contextmanager
+    def rule() -> Any:
+        entered.append(True)
+        yield
+
+    leaf = rows.clone().requires_grad_()
+    score = model(leaf).gather(1, classes[index][:, None].to(device)).sum()
+    (expected,) = torch.autograd.grad(score, leaf)
+    with medviz.Probe(model, image, batch_size=3) as probe:
+        result = probe.input_gradient(classes, rows, index, rule)
+    torch.testing.assert_close(result, expected)
+    assert len(entered) == 3
+
+
+# ---------------------------------------------------------------- models of all sorts
+
+
+def wrapped(model: nn.Module, how: str) -> nn.Module:
+    if how == "torch.compile":
+        return torch.compile(model, backend="eager")  # type: ignore[return-value]
+    if how == "model.compile":
+        model.compile(backend="eager")
+    if how == "part":
+        model.stem = torch.compile(model.stem, backend="eager")
+        model.layer.compile(backend="eager")
+    return nn.DataParallel(model) if how == "DataParallel" else model
+
+
+@pytest.mark.parametrize("how", ["torch.compile", "model.compile", "part", "DataParallel"])
+@pytest.mark.parametrize("layer", ["layer", None])
+def test_wrappers_are_taken_off(how: str, layer: str | None) -> None:
+    image = torch.rand(2, 1, 8, 8)
+    plain = Net()
+    with medviz.Probe(plain, image, layers=["layer"]) as probe:
+        expected = probe.gradient("layer", 1)
+    model = Net()
+    model.load_state_dict(plain.state_dict())
+    model = wrapped(model, how)
+    model(image)  # so that it has really been compiled before
+    with medviz.Probe(model, image, layers=[layer]) as probe:
+        assert torch.equal(probe.gradient(layer, 1), expected)
+
+
+OUTPUTS: list[tuple[Callable[[Tensor], Any], Any]] = [
+    (lambda out: (out, out * 2), None),
+    (lambda out: [out, 1], None),
+    (lambda out: {"a": out, "n": 3}, None),
+    (lambda out: {"logits": out, "aux": out * 2}, None),
+    (lambda out: {"out": out, "aux": out * 2}, None),
+    (lambda out: {"x": out * 2, "y": out}, "y"),
+    (lambda out: (out * 2, out), 1),
+    (lambda out: {"x": (out * 2, {"y": out})}, lambda raw: raw["x"][1]["y"]),
+    (lambda out: out[:, :, None, None], None),
+]
+
+
+@pytest.mark.parametrize(("shape", "output"), OUTPUTS)
+def test_outputs_of_all_shapes(shape: Callable[[Tensor], Any], output: Any) -> None:
+    class Shaped(Net):
+        def forward(self, x: Tensor) -> Any:
+            return shape(super().forward(x))
+
+    model, image = Shaped(), torch.rand(2, 1, 8, 8)
+    with medviz.Probe(model, image, layers=["layer"], output=output) as probe:
+        assert torch.equal(probe.output, Net.forward(model.eval(), image).detach())
+        assert probe.gradient("layer", None).abs().sum() > 0
+
+
+def test_one_logit_without_an_axis() -> None:
+    class One(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[:, 0]
+
+    model, image = One(), torch.rand(2, 1, 8, 8)
+    with medviz.Probe(model, image, layers=["layer"]) as probe:
+        assert probe.output.shape == (2, 1)
+        gradient = probe.gradient("layer", None)
+        assert torch.equal(gradient, probe.gradient("layer", 0))
+        assert torch.equal(-gradient, probe.gradient("layer", medviz.BinaryTarget(positive=False)))
+
+
+class Conditioned(Net):
+    def forward(self, x: Tensor, age: Tensor, scale: Tensor, *, flip: bool) -> Tensor:
+        scale.add_(0)
+        return super().forward(x) * age[:, None] * scale * (-1 if flip else 1)
+
+
+def test_model_arguments_belong_to_their_images() -> None:
+    model, image = Conditioned().eval(), torch.rand(3, 1, 8, 8)
+    age, scale = torch.tensor([1.0, 2.0, 3.0]), torch.tensor(0.5)
+    arguments = ModelArguments((per_image(age), scale), {"flip": True})
+    index = torch.tensor([2, 0, 0, 1, 2])
+    rows = torch.rand(5, 1, 8, 8)
+    with medviz.Probe(model, image, arguments=arguments, batch_size=2) as probe:
+        result = probe.forward(rows, index)
+    torch.testing.assert_close(result, model(rows, age[index], scale, flip=True).detach())
+    whole = medviz.explain(model, image, "gradcam", 1, model_args=[per_image(age), scale], model_kwargs={"flip": True})
+    for i in range(3):
+        one = medviz.explain(
+            model, image[i : i + 1], "gradcam", 1, model_args=[age[i : i + 1], scale], model_kwargs={"flip": True}
+        )
+        torch.testing.assert_close(whole.values[i], one.values[0])
+
+
+def test_batch_norm_without_statistics_goes_image_by_image() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU(), nn.Conv2d(3, 2, 1)
+    )
+    model.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten())
+    image = torch.rand(3, 1, 8, 8)
+    for name in ("gradcam", "scorecam"):
+        batch = medviz.explain(model, image, name, 1)
+        for i in range(3):
+            one = medviz.explain(model, image[i : i + 1], name, 1)
+            torch.testing.assert_close(batch.values[i], one.values[0])
+
+
+def test_layers_lists_what_is_called_and_marks_the_automatic_one() -> None:
+    model = Net()
+    model.unused = nn.Conv2d(1, 1, 1)
+    with medviz.Probe(model, torch.rand(1, 1, 8, 8)) as probe:
+        found = probe.layers()
+    assert [(layer.name, layer.shape, layer.automatic) for layer in found] == [
+        ("stem", (1, 4, 8, 8), False),
+        ("stem.0", (1, 4, 8, 8), False),
+        ("stem.1", (1, 4, 8, 8), False),
+        ("layer", (1, 5, 4, 4), True),
+        ("head", (1, 3), False),
+    ]
+
+
+def test_the_outermost_name_stands_for_one_tensor() -> None:
+    block = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout()), nn.Identity())
+    model = nn.Sequential(block, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with medviz.Probe(model, torch.rand(1, 1, 8, 8)) as probe:
+        assert probe.layer_name(None) == "0"
+
+
+def test_a_segmentation_network_gets_its_coarsest_grid() -> None:
+    class Unet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = nn.Conv3d(1, 4, 3, stride=2, padding=1)
+            self.bottom = nn.Sequential(nn.Conv3d(4, 4, 3, stride=2, padding=1), nn.ReLU())
+            self.up = nn.ConvTranspose3d(4, 4, 4, stride=4)
+            self.logits = nn.Conv3d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.logits(self.up(self.bottom(self.down(x))))
+
+    model, image = Counted(Unet()), torch.rand(2, 1, 8, 8, 8)
+    with medviz.Probe(model, image, layers=[None]) as probe:
+        gradient = probe.gradient(None, medviz.SegmentationTarget(1))
+        assert probe.layer_name(None) == "inner.bottom"
+    assert gradient.shape == (2, 4, 2, 2, 2)
+    assert len(model.passes.rows) == 2
+
+
+def test_a_layer_that_returns_a_tuple() -> None:
+    class Pair(nn.Conv2d):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x), "note"
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Pair(1, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            features, _ = self.layer(x)
+            return features.relu_().mean((2, 3))
+
+    with medviz.Probe(Holder(), torch.rand(1, 1, 6, 6), layers=["layer"]) as probe:
+        assert probe.gradient("layer", 0).shape == (1, 2, 4, 4)
+
+
+# ---------------------------------------------------------------- perturbed copies
+
+
+def test_forward_is_batched_and_replaces(device: str) -> None:
+    model = Counted(Net()).to(device).eval()
+    image, rows = torch.rand(2, 1, 8, 8, device=device), torch.rand(7, 1, 8, 8, device=device)
+    index = torch.tensor([0, 1, 0, 1, 0, 1, 0])
+    with medviz.Probe(model, image, batch_size=3) as probe:
+        result = probe.forward(rows, index)
+        assert model.passes.rows == [3, 3, 1]
+        torch.testing.assert_close(result, model(rows).detach())
+        zeros = probe.forward(rows, index, replace={"inner.layer": torch.zeros(7, 5, 4, 4, device=device)})
+    torch.testing.assert_close(zeros, model.inner.head.bias.detach().expand(7, 3))
+
+
+class Small(Net):
+    """Has memory for two rows."""
+
+    limit = 2
+    error: Callable[[], Exception] = staticmethod(lambda: torch.OutOfMemoryError("CUDA out of memory"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.limit:
+            raise self.error()
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("text", ["", "DefaultCPUAllocator: can't allocate memory: you tried", "not enough memory"])
+def test_out_of_memory_halves_the_batch(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "medviz")
+    model = Small().eval()
+    if text:
+        model.error = lambda: RuntimeError(text)
+    rows = torch.rand(9, 1, 8, 8)
+    with medviz.Probe(model, rows[:1], batch_size=8) as probe:
+        result = probe.forward(rows, torch.zeros(9).long())
+    torch.testing.assert_close(result, Net.forward(model, rows).detach())
+    assert "going on with" in caplog.text
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    model = Small()
+    model.error = lambda: RuntimeError("shapes do not fit")
+    with medviz.Probe(model, torch.rand(1, 1, 8, 8)) as probe, pytest.raises(RuntimeError, match="do not fit"):
+        probe.forward(torch.rand(9, 1, 8, 8), torch.zeros(9).long())
+    model.limit, model.error = 0, Small.error
+    with medviz.Probe(model, torch.rand(1, 1, 8, 8)) as probe, pytest.raises(torch.OutOfMemoryError):
+        probe.forward(torch.rand(1, 1, 8, 8))
+
+
+def test_the_automatic_batch_size_fits_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert batching.free_memory(cpu) > 0
+    monkeypatch.setattr(batching, "free_memory", lambda device: 16_000)
+    assert batching.automatic(100, cpu) == 10
+    assert batching.automatic(10**9, cpu) == 1
+    model = Counted(
+        Net()
+    )  # its largest output is the stem's, 4 × 8 × 8 floats: 1,024 bytes, four alive, a quarter free
+    monkeypatch.setattr(batching, "free_memory", lambda device: 3 * 4 * 4 * 1024)
+    with medviz.Probe(model, torch.rand(1, 1, 8, 8)) as probe:
+        probe.forward(torch.rand(7, 1, 8, 8), torch.zeros(7).long())
+    assert model.passes.rows[-3:] == [3, 3, 1]
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, True, "all"])
+def test_a_wrong_batch_size(size: Any) -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        medviz.Probe(Net(), torch.rand(1, 1, 8, 8), batch_size=size)
+
+
+# ---------------------------------------------------------------- errors
+
+
+def gradcam(model: nn.Module, layer: Any = "layer", image: Tensor | None = None, **options: Any) -> Any:
+    return medviz.get_explainer("gradcam", layer=layer)(
+        model, torch.rand(2, 1, 8, 8) if image is None else image, **options
+    )
+
+
+def test_an_unknown_layer_names_the_near_misses() -> None:
+    with pytest.raises(ValueError, match="'layr' is not in the model; did you mean 'layer'"):
+        gradcam(Net(), "layr")
+
+
+def test_a_layer_that_was_not_called() -> None:
+    model = Net()
+    model.unused = nn.Conv2d(1, 1, 1)
+    with pytest.raises(ValueError, match="'unused' was not called"):
+        gradcam(model, "unused")
+
+
+def test_a_layer_without_spatial_extent() -> None:
+    with pytest.raises(ValueError, match="'head' has no spatial extent"):
+        gradcam(Net(), "head")
+
+
+def test_a_layer_that_the_score_does_not_depend_on() -> None:
+    class Side(Net):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x), self.side(x)
+
+    model = Side()
+    model.side = nn.Conv2d(1, 1, 3)
+    with pytest.raises(ValueError, match="does not depend on `layer` 'side'"):
+        gradcam(model, "side")
+    with pytest.raises(ValueError, match="does not depend on `layer` 'layer'"):
+        gradcam(model, "layer", target=lambda out: torch.ones(len(out)))
+
+
+class Keeper(nn.Module):
+    """Keeps what it returns, in three ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 5, 3)
+        self.dict: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.kept, self.list, self.dict["x"] = x, [x], x
+        return x
+
+
+@pytest.mark.parametrize("read", [lambda block: block.kept, lambda block: block.list[0], lambda block: block.dict["x"]])
+@pytest.mark.parametrize("layer", ["block", None])
+def test_a_model_that_goes_on_from_features_kept_on_self(read: Callable[[Keeper], Tensor], layer: str | None) -> None:
+    class Reads(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.block = nn.Identity(), Keeper()
+            self.returned = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.block(self.stem(x))
+            return self.head((x if self.returned else read(self.block)).flatten(2).mean(2))
+
+    model, image = Reads(), torch.rand(2, 1, 8, 8)
+    with medviz.Probe(model, image, layers=[layer]) as probe:
+        result = probe.gradient(layer, 1)
+    model.returned = True
+    with medviz.Probe(model, image, layers=["block"]) as probe:
+        assert torch.equal(result, probe.gradient("block", 1))
+    assert not hasattr(model.block, "kept")
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("layer", ["layer", "stem", None])
+def test_reentrant_checkpoints(layer: str) -> None:
+    class Checkpointed(Net):
+        reentrant = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = checkpoint(lambda x: self.layer(x).relu(), self.stem(x), use_reentrant=self.reentrant)
+            return self.head(features.flatten(2).mean(2))
+
+    model, image = Checkpointed(), torch.rand(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="reentrant"):
+        gradcam(model, layer, image)
+    model.reentrant = False
+    torch.testing.assert_close(gradcam(model, layer, image).values, plain(model, layer or "layer", image))
+
+
+def plain(model: Net, layer: str, image: Tensor) -> Tensor:
+    other = Net()
+    other.load_state_dict(model.state_dict())
+    return gradcam(other, layer, image).values  # type: ignore[no-any-return]
+
+
+def test_a_model_built_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = Net()
+    with pytest.raises(ValueError, match=r"built under torch\.inference_mode"):
+        gradcam(model)
+    assert medviz.explain(model, torch.rand(2, 1, 8, 8), "scorecam").values.shape == (2, 1, 8, 8)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("layer", ["layer", None])
+@pytest.mark.parametrize("make", [torch.jit.script, lambda m: torch.jit.trace(m, torch.rand(2, 1, 8, 8))])
+def test_scripted_models_refuse_layers_and_take_everything_else(layer: str | None, make: Any) -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(1, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).relu().mean((2, 3))
+
+    plain, image = Plain().train(), torch.rand(2, 1, 8, 8)
+    model = make(plain)
+    with pytest.raises(ValueError, match="scripted or traced"):
+        gradcam(model, layer, image)
+    with medviz.Probe(model, image) as probe:
+        torch.testing.assert_close(probe.forward(image), plain(image).detach())
+        assert probe.input_gradient(1).shape == image.shape
+    assert model.training
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda out: out * float("nan"), "output holds 6 values of 6 that are NaN"),
+        (lambda out: out.argmax(1), "expected floating-point logits"),
+        (lambda out: out.sum(), "expected floating-point logits"),
+        (lambda out: out[:1], "does not have a row for each of 2 images"),
+        (lambda out: {"x": out, "y": out}, "keys"),
+        (lambda out: "text", "say which tensor is meant"),
+    ],
+)
+def test_outputs_that_cannot_be_explained(break_it: Callable[[Tensor], Any], message: str) -> None:
+    class Broken(Net):
+        def forward(self, x: Tensor) -> Any:
+            return break_it(super().forward(x))
+
+    with pytest.raises(ValueError, match=message):
+        gradcam(Broken())
+
+
+def test_an_output_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="'logit' is not in the model's output"):
+        gradcam(Net(), output="logit")
+
+
+def test_things_that_are_no_model() -> None:
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module"):
+        gradcam(lambda x: x)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="lazy"):
+        gradcam(nn.Sequential(nn.LazyConv2d(2, 3)))
+    sharded = type("FullyShardedDataParallel", (Net,), {})()
+    with pytest.raises(ValueError, match="sharded"):
+        gradcam(sharded)
+
+
+def test_a_device_that_the_model_is_not_on() -> None:
+    with pytest.raises(ValueError, match=r"move it with model\.to"):
+        gradcam(Net(), device="meta")
+
+
+def test_rows_that_belong_to_nothing() -> None:
+    with medviz.Probe(Net(), torch.rand(2, 1, 8, 8)) as probe:
+        with pytest.raises(ValueError, match="3 rows for 2 images"):
+            probe.forward(torch.rand(3, 1, 8, 8))
+        with pytest.raises(ValueError, match="0 to 1"):
+            probe.forward(torch.rand(1, 1, 8, 8), torch.tensor([2]))
+        with pytest.raises(ValueError, match="no rows"):
+            probe.forward(torch.rand(0, 1, 8, 8), torch.zeros(0).long())
+        with pytest.raises(ValueError, match=r"`replace` gives `layer` 'layer' \(2, 1\)"):
+            probe.forward(torch.rand(2, 1, 8, 8), replace={"layer": torch.zeros(2, 1)})
+        with pytest.raises(ValueError, match="did you mean"):
+            probe.parameters_of("heads")
+    with pytest.raises(RuntimeError, match="inside of its block"):
+        _ = probe.output
+    with pytest.raises(ValueError, match="2 rows for 3 images"):
+        medviz.explain(Net(), torch.rand(3, 1, 8, 8), "gradcam", model_args=[per_image(torch.rand(2))])
+    with pytest.raises(TypeError, match="takes a tensor"):
+        per_image([1, 2])  # type: ignore[arg-type]
+
+
+def test_parameters_of_a_module() -> None:
+    model = Net()
+    with medviz.Probe(model, torch.rand(1, 1, 8, 8)) as probe:
+        found = probe.parameters_of("head")
+        assert probe.module_names() == ["stem", "stem.0", "stem.1", "layer", "head"]
+    assert torch.equal(found["weight"], model.head.weight)
+    assert not found["weight"].requires_grad
+
+
+@pytest.mark.parametrize("autocast", [True, torch.bfloat16])
+def test_autocast(autocast: Any) -> None:
+    model, image = Net(), torch.rand(2, 1, 8, 8)
+    full = gradcam(model, image=image, target=1)
+    cast = gradcam(model, image=image, target=1, autocast=autocast)
+    assert cast.values.dtype == torch.float32
+    assert not torch.equal(cast.values, full.values)
+    assert (cast.values - full.values).abs().max() <= 5e-2 * full.values.abs().max()
+    with torch.autocast("cpu"):
+        around = gradcam(model, image=image, target=1)
+        off = gradcam(model, image=image, target=1, autocast=False)
+    assert torch.equal(around.values, cast.values)
+    assert torch.equal(off.values, full.values)

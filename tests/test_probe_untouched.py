@@ -1,0 +1,267 @@
+"""The model is, after every way a call can end, what it was before it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import medviz
+from medviz.probe.guard import interrupts_deferred, untouched
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+class Busy(nn.Module):
+    """A network that changes whatever a network can change while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.act = nn.ReLU(inplace=True)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("runs", torch.zeros(()))
+        self.register_buffer("replaced", torch.zeros(2))
+        self.calls = 0
+        self.log: list[Any] = []
+        self.cache: dict[str, Tensor] = {}
+        self.during: Callable[[], None] = lambda: None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(1.0)  # works in place on its input
+        self.runs += 1
+        self.replaced = self.replaced + 1
+        self.calls += 1
+        self.log.append(self.calls)
+        torch.rand(1), np.random.rand(), random.random()
+        x = self.drop(self.act(self.norm(self.conv(x))))
+        self.features = x.detach()
+        self.cache["x"] = self.features
+        self.during()
+        return self.head(x.mean((2, 3)))
+
+
+def snapshot(model: nn.Module, image: Tensor) -> dict[str, Any]:
+    """Everything that is promised to stay, by value, and by identity where identity matters."""
+    attributes = {
+        f"{name}.{key}": id(value)
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key != "during"
+    }
+    return {
+        "attributes": attributes,
+        "training": {name: module.training for name, module in model.named_modules()},
+        "inplace": {name: module.inplace for name, module in model.named_modules() if hasattr(module, "inplace")},
+        "hooks": {
+            f"{name}.{key}": list(value)
+            for name, module in model.named_modules()
+            for key, value in vars(module).items()
+            if "hooks" in key
+        },
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
+        "grad": {name: (id(p.grad), p.grad is not None and p.grad.tolist()) for name, p in model.named_parameters()},
+        "parameters": {name: p.tolist() for name, p in model.named_parameters()},
+        "buffers": {name: (id(b), b.tolist()) for name, b in model.named_buffers()},
+        "random": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()),
+        "image": (image.tolist(), image.requires_grad, image.grad is not None and image.grad.tolist(), image._version),
+        "log": (list(getattr(model, "log", [])), dict(getattr(model, "cache", {}))),
+    }
+
+
+@pytest.fixture
+def busy() -> Busy:
+    """A network in a mixed state: partly frozen, partly in training, with gradients and hooks of the user's own."""
+    torch.manual_seed(0)
+    model = Busy().train()
+    model.norm.eval()
+    model.conv.weight.requires_grad_(False)
+    model(torch.rand(2, 1, 8, 8)).sum().backward()
+    model.head.register_forward_hook(lambda *args: None)
+    return model
+
+
+@pytest.fixture
+def image() -> Tensor:
+    image = torch.rand(2, 1, 8, 8, requires_grad=True)
+    (image * image).sum().backward()
+    return image
+
+
+def fail() -> None:
+    raise RuntimeError("the model broke")
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):  # the handler runs between two bytecodes
+        pass
+
+
+@pytest.mark.parametrize("layer", [None, "conv", ("conv", "act")])
+@pytest.mark.parametrize(
+    ("during", "target", "error"),
+    [
+        (None, None, None),
+        (None, 7, ValueError),
+        (None, lambda out: out, ValueError),
+        (fail, None, RuntimeError),
+        (interrupt, None, KeyboardInterrupt),
+    ],
+    ids=["success", "bad class", "bad function", "exception", "ctrl-c"],
+)
+@pytest.mark.parametrize("name", ["gradcam", "scorecam", "ablationcam"])
+def test_four_endings(
+    busy: Busy, image: Tensor, name: str, layer: Any, during: Any, target: Any, error: type[BaseException] | None
+) -> None:
+    busy.during = during or busy.during
+    before = snapshot(busy, image)
+    explainer = medviz.get_explainer(name, layer=layer)
+    if error is None:
+        explainer(busy, image, target)
+    else:
+        with pytest.raises(error):
+            explainer(busy, image, target)
+    assert snapshot(busy, image) == before
+
+
+def test_the_snapshot_would_notice(busy: Busy, image: Tensor) -> None:
+    before = snapshot(busy, image)
+    busy(image.detach().clone())
+    after = snapshot(busy, image)
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == {"attributes", "buffers", "random", "log"}
+
+
+def test_between_the_users_forward_and_backward(busy: Busy, image: Tensor) -> None:
+    batch = torch.rand(2, 1, 8, 8)
+    busy.drop.eval()
+
+    def gradients(between: Callable[[], object]) -> list[Any]:
+        busy.zero_grad()
+        loss = busy(batch.clone()).square().sum()
+        between()
+        loss.backward()
+        return [None if p.grad is None else p.grad.tolist() for p in busy.parameters()]
+
+    expected = gradients(lambda: None)
+    assert gradients(lambda: medviz.explain(busy, image, ["gradcam", "scorecam"])) == expected
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_callers_modes_do_not_matter(busy: Busy, context: Callable[[], Any], frozen: bool) -> None:
+    batch = torch.rand(2, 1, 8, 8)
+    expected = medviz.explain(busy, batch, "gradcam", 1)
+    busy.requires_grad_(not frozen)
+    with context():
+        result = medviz.explain(busy, batch.clone(), "gradcam", torch.tensor([1, 1]))
+        assert torch.is_inference_mode_enabled() == (context is torch.inference_mode)
+    assert torch.equal(result.values, expected.values)
+    assert not result.values.requires_grad
+    assert not result.values.is_inference()
+
+
+def test_what_a_bridge_does_to_the_model_is_undone(busy: Busy, image: Tensor) -> None:
+    before = snapshot(busy, image)
+    with medviz.Probe(busy, image.detach()) as probe, probe.model() as model:
+        model.train()
+        model.requires_grad_(True)
+        model.act.inplace = False
+        model.head.register_forward_pre_hook(lambda *args: None)
+        model(probe.inputs.clone()).sum().backward()
+        model.extra = 1
+        assert all(p.grad is not None for p in model.parameters())
+    assert snapshot(busy, image) == before
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_parametrised_modules(norm: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(norm(nn.Conv2d(1, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 1), Pool())
+    image = torch.rand(2, 1, 8, 8)
+    before = snapshot(model, image)
+    medviz.explain(model, image, "gradcam", 1)
+    assert snapshot(model, image) == before
+
+
+class Pool(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def test_a_shared_module_and_a_shared_parameter() -> None:
+    conv = nn.Conv2d(1, 1, 3, padding=1)
+    model = nn.Sequential(conv, nn.ReLU(), conv, nn.Conv2d(1, 2, 1), Pool())
+    model.tied = conv.weight
+    image = torch.rand(2, 1, 8, 8)
+    before = snapshot(model, image)
+    medviz.explain(model, image, "gradcam")
+    assert snapshot(model, image) == before
+
+
+def test_buffers_that_hold_nan_stay(busy: Busy, image: Tensor) -> None:
+    busy.replaced.fill_(float("nan"))
+    medviz.explain(busy, image, "gradcam")
+    assert busy.replaced.isnan().all()
+
+
+def test_an_interrupt_waits_until_the_state_is_back(busy: Busy) -> None:
+    reached = []
+
+    def held() -> None:
+        with interrupts_deferred():
+            interrupt()
+            reached.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        held()
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_in_another_thread(busy: Busy, image: Tensor) -> None:
+    before = snapshot(busy, image)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with untouched(busy):
+                busy(image.detach().clone())
+        except BaseException as err:
+            failures.append(err)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failures
+    assert snapshot(busy, image) == before
+
+
+def test_nested_probes_on_one_model(busy: Busy, image: Tensor) -> None:
+    before = snapshot(busy, image)
+    batch = image.detach()
+    with medviz.Probe(busy, batch, layers=["conv"]) as outer:
+        first = outer.activation("conv")
+        with medviz.Probe(busy, batch[:1], layers=["act"]) as inner:
+            inner.gradient("act", 0)
+        assert torch.equal(outer.activation("conv"), first)
+        outer.gradient("conv", 0)
+    assert snapshot(busy, image) == before
+
+
+@pytest.fixture(autouse=True)
+def _default_interrupts() -> Iterator[None]:
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
