@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from medviz import registry
 from medviz.contract import call, names_argument
@@ -70,7 +70,7 @@ def blend_weight(occluder: Occluder, mask_size: tuple[int, ...], wrappers: Wrapp
     good = isinstance(weight, torch.Tensor) and weight.shape == tuple(mask_size)
     if not good or not torch.isfinite(weight).all() or (weight < 0).any() or not (weight > 0).any():
         raise _wrong(occluder, "blend_weight", weight, f"a finite tensor {tuple(mask_size)}, ≥ 0 and not all zero")
-    return weight
+    return cast("Tensor", weight)
 
 
 def render(renderer: Renderer, attribution: Attribution, wrappers: Wrappers = ()) -> Rendering | list[Rendering]:
@@ -115,7 +115,7 @@ def write(
     written = []
     for item, attribution in zip(singles, attributions, strict=True):
         rendering = item if isinstance(item, Rendering) else render(_renderer(sink), item, around) if draws else None
-        if attribution is None and names_argument(sink, "write", "attribution"):
+        if attribution is None and not draws and names_argument(sink, "write", "attribution"):
             raise ValueError(f"{type(sink).__name__} writes values; the rendering that it was given holds none.")
         arguments = {"rendering": rendering, "attribution": attribution, "tag": tag, "step": step}
         result = call(sink, "write", arguments, around)
