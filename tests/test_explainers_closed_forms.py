@@ -149,8 +149,6 @@ def test_gradcampp_neither_under_nor_overflows_with_small_and_large_gradients(sc
     """The cube of these gradients is no float32; for tiny ones α is one half."""
     model, image = Classifier(2), images(2, 2, 8, 8)
     model.fc.weight.data *= scale
-    double = explain("gradcampp", Classifier(2).double(), image.double(), 1, layer="deep")
-    assert double.raw is not None
     raw = explain("gradcampp", model, image, 1, layer="deep").raw
     assert raw is not None
     a, _, g = parts(model.double(), image.double(), torch.tensor([1, 1]))
@@ -274,7 +272,7 @@ def test_cam_of_a_convolution_of_one_voxel_and_of_a_named_layer() -> None:
     expected = torch.einsum("k,bkxy->bxy", model[2].weight[1, :, 0, 0], model[0](image))
     check_close(attribution.raw[:, 0], expected)
     check_close(explain("cam", model, image, 1, layer="0", fc="2").raw, attribution.raw)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="not in the model; did you mean|not in the model"):
+    with pytest.raises(ValueError, match="not in the model"):
         explain("cam", model, image, 1, layer="0", fc="3")
 
 
