@@ -19,7 +19,11 @@ class Net(nn.Module):
     def __init__(self, classes=3, width=4):
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv3d(1, width, 3, padding=1), nn.ReLU(), nn.MaxPool3d(2), nn.Conv3d(width, width, 3, padding=1), nn.ReLU()
+            nn.Conv3d(1, width, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool3d(2),
+            nn.Conv3d(width, width, 3, padding=1),
+            nn.ReLU(),
         )
         self.head = nn.Linear(width, classes)
 

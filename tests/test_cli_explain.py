@@ -238,14 +238,16 @@ def test_overwriting_is_asked_for_at_the_sink(folder: Path) -> None:
 
 
 def test_several_renderers_need_a_name_in_the_path(folder: Path) -> None:
-    two = ("--explainer", "gradcam", "--renderer", "planes", "--renderer", "blend")
+    two = ("--explainer", "gradcam", "--renderer", "planes", "--renderer", "planes:contour=true,dpi=40")
     refused(
         explain("--model", "nets_for_cli:Fails", *two, "--sink", "png:path=a.png"), "write {renderer} into its path"
     )
-    done = explain(*MODEL, *two, "--sink", "png:path={renderer}.png", "--sink", "gif:path=own.gif,renderer=blend", *MAP)
+    own = ("--sink", "png:path=own.png,renderer=planes(contour=true,dpi=40)")
+    done = explain(*MODEL, *two, "--sink", "png:path={renderer}.png", *own, *MAP)
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.split() == ["planes.png", "blend.png", "own.gif", "map.nii.gz"]
-    assert (folder / "planes.png").read_bytes() != (folder / "blend.png").read_bytes()
+    assert done.stdout.split() == ["planes.png", "planes-2.png", "own.png", "map.nii.gz"]
+    assert (folder / "planes.png").read_bytes() != (folder / "own.png").read_bytes()
+    assert (folder / "planes-2.png").read_bytes() == (folder / "own.png").read_bytes()
 
 
 def test_one_tag_does_not_hide_several_results_in_tensorboard(folder: Path) -> None:

@@ -55,4 +55,4 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
     import medviz
 
     with pytest.raises(AttributeError, match="module 'medviz' has no attribute 'Explaner'"):
-        medviz.Explaner
+        _ = medviz.Explaner

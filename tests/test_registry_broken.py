@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,18 @@ def test_the_messages_tell_the_breaks_apart() -> None:
         str(err).partition("is broken: ")[2] for _, err in registry.check() if err and "medviz-broken" in str(err)
     }
     assert len(causes) == len(BROKEN)
+
+
+@pytest.mark.parametrize("name", [name for name in BROKEN if name not in ("exits", "noattribute")])
+def test_the_docs_show_each_error(name: str) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "plugins.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| .* \| (.*) \|$", page.partition("## When something is wrong")[2], re.MULTILINE)
+    shown = [
+        part for cell in cells for text in re.findall(r"`{1,2}(.+?)`{1,2}(?:$|, )", cell) for part in text.split("…")
+    ]
+    with pytest.raises(PluginError) as caught:
+        registry.get(BROKEN[name][0], name)
+    assert [part for part in shown if len(part.strip()) > 8 and part.strip() in str(caught.value)]
 
 
 def test_a_missing_library_is_kept_as_the_cause() -> None:

@@ -1,0 +1,156 @@
+"""The docs name everything there is, every Python block in them runs, and their promises hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import medviz
+from medviz import registry
+from medviz.contract import hooks_of
+from medviz.hookspecs import KINDS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+DOCS = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+OWN = [entry for entry in registry.entries() if entry.package == "medviz-xai"]
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[tuple[str, str]]:
+    """Return the titles and contents of the fenced blocks of one language."""
+    return [(m[2] or "", m[3]) for m in BLOCK.finditer(page.read_text(encoding="utf-8")) if m[1] == language]
+
+
+def network() -> nn.Module:
+    features = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU())
+    layers = {"features": features, "pool": nn.AdaptiveAvgPool3d(1), "flat": nn.Flatten(), "head": nn.Linear(4, 3)}
+    model = nn.Sequential()
+    for name, layer in layers.items():
+        model.add_module(name, layer)
+    return model
+
+
+@pytest.fixture
+def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What the pages take for granted: a network `model`, a scan in the current folder, and the imports above."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    scan = np.random.default_rng(0).random((9, 10, 8), dtype=np.float32)
+    nib.save(nib.Nifti1Image(scan, np.diag([-2.0, 2.0, 2.0, 1.0])), "scan.nii.gz")
+    return {"model": network(), "medviz": medviz, "torch": torch, "image": medviz.read("scan.nii.gz")}
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.name != "plugins.md" and blocks(p, "python")], ids=lambda p: p.name
+)
+def test_every_python_block_runs(page: Path, namespace: dict[str, object], tmp_path: Path) -> None:
+    before = set(tmp_path.iterdir())
+    for _, code in blocks(page, "python"):
+        exec(compile(code, str(page), "exec"), namespace)
+    assert set(tmp_path.iterdir()) > before
+
+
+def test_the_example_package_installs_and_works(namespace: dict[str, object], tmp_path: Path) -> None:
+    page = ROOT / "docs" / "plugins.md"
+    files = dict(blocks(page, "toml") + blocks(page, "python"))
+    usage = files.pop("")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, content in files.items():
+        (source / name).write_text(content, encoding="utf-8")
+    target = tmp_path / "target"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(target), str(source)], check=True, capture_output=True)
+    torch.save(namespace["model"].state_dict(), "weights.pt")  # type: ignore[attr-defined]
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "import torch, medviz\nfrom test_docs import network\nmodel = network()\n"
+        "model.load_state_dict(torch.load('weights.pt', weights_only=True))\nimage = medviz.read('scan.nii.gz')\n"
+        f"{usage}\n"
+        "x = torch.ones(2, 1, 3, 3)\n"
+        "assert not medviz.get_occluder('black')(x, torch.ones(1, 8, 8), torch.zeros(2, 2)).any()\n"
+        "open('t.csv', 'w').write('1,2\\n3,4\\n5,6\\n')\n"
+        "assert medviz.read('t.csv').data.shape == (1, 3, 2)\n"
+        "assert attribution.method == 'inputxgradient' and attribution.provenance['package'] == 'medviz-example'\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\S+ at \(\d+, \d+, \d+\)\n", Path("peak.txt").read_text())
+    assert Path("projection.png").exists()
+    check = subprocess.run(
+        [sys.executable, "-m", "medviz", "plugins", "--check"], env=environment, capture_output=True, text=True
+    )
+    assert check.returncode == 0, check.stdout
+    assert check.stdout.count("medviz-example") == len(KINDS)
+
+
+@pytest.mark.parametrize("entry", OWN, ids=lambda entry: f"{entry.kind}-{entry.name}")
+def test_every_builtin_has_its_row(entry: registry.Entry) -> None:
+    page = (ROOT / "docs" / "builtins.md").read_text(encoding="utf-8")
+    section = page.partition(f"## {entry.kind.capitalize()}\n")[2].partition("\n## ")[0]
+    assert f"\n| `{entry.name}` | " in section
+    assert f"`{entry.name}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_docs_list_no_plugin_that_is_not_there() -> None:
+    page = (ROOT / "docs" / "builtins.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted(entry.name for entry in OWN)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_and_hook_is_on_the_page_of_the_hooks(kind: str) -> None:
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if f"`medviz.{kind}`" in line)
+    assert f"::: medviz.hookspecs.{KINDS[kind].__name__}\n" in page + "\n"
+    if kind != "wrappers":
+        assert all(f"`{hook}`" in row for hook in hooks_of(kind))
+
+
+def test_every_command_and_option_is_documented() -> None:
+    from medviz.cli import main
+
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for name, command in main.commands.items():
+        assert f"## medviz {name}\n" in page
+        for parameter in command.params:
+            assert re.search(rf"{parameter.opts[0]}\b", page), f"{name} {parameter.opts[0]}"
+
+
+def test_the_readme_has_one_line_for_each_job_and_ci_runs_them() -> None:
+    lines = [line for _, block in blocks(ROOT / "README.md", "sh") for line in block.splitlines()]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert len(lines) == 2
+    assert lines[0] == "python -m pip install . && medviz demo"
+    assert lines[1].endswith("&& python -m pytest")
+    assert [sum(marker in line for line in lines) for marker in re.findall(r'^readme "(.+?)"', ci, re.MULTILINE)] == [
+        1,
+        1,
+    ]
+    for requirements in re.findall(r"-r (\S+)", lines[1]):
+        assert (ROOT / requirements).is_file()
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "plugins" / "README.md"], ids=lambda p: p.name
+)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_every_plugin_package_is_listed_for_development() -> None:
+    listed = set(re.findall(r"^-e (plugins/\S+)$", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE))
+    assert listed == {f"plugins/{file.parent.name}" for file in (ROOT / "plugins").glob("*/pyproject.toml")}
