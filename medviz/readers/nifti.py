@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import logging
 import zlib
 from collections.abc import Iterator
@@ -79,12 +80,21 @@ def _file_named(path: Path) -> Iterator[None]:
 def _open(path: Path) -> Any:
     import nibabel as nib
 
+    if path.name.lower().endswith(".gz"):
+        _check_sum(path)
     image: Any = nib.load(path, mmap=False)
     if not isinstance(image, nib.Nifti1Image):  # a Nifti2Image is one too
         raise ValueError(f"it is a {type(image).__name__}.")
     if image.ndim < 2:
         raise ValueError(f"its shape is {image.shape}; expected two axes or more.")
     return image
+
+
+def _check_sum(path: Path) -> None:
+    """Unpack all of `path` once: nibabel stops before the check sum, and would return a damaged scan in silence."""
+    with gzip.open(path) as file:
+        while file.read(1 << 20):
+            pass
 
 
 def _number(shape: tuple[int, ...], volume: int | str | None, path: Path) -> int | str:
