@@ -94,7 +94,8 @@ class LayerExplainer(Explainer):
         if features.ndim != len(image) or len(features) != image[0] or math.prod(features.shape[2:]) <= 1:
             raise ValueError(
                 f"`layer` {layer!r} has no spatial extent: its features are {tuple(features.shape)}, expected "
-                f"(B, K, *s) with {len(image) - 2} spatial axes. Name an earlier layer, or say with `reshape` how to get there."
+                f"(B, K, *s) with {len(image) - 2} spatial axes. Name an earlier layer, or say with `reshape` how to "
+                "get there."
             )
         return features
 
