@@ -19,7 +19,7 @@ from medviz.image import as_affine, spacing_of
 _FORMAT = 1
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Attribution:
     """What a method says of B images; high means important.
 
@@ -57,6 +57,10 @@ class Attribution:
             raise ValueError(f"{len(self.values)} maps for {len(self.image)} images.")
         object.__setattr__(self, "affine", as_affine(self.affine, (len(self), 4, 4)))
         object.__setattr__(self, "index", self.index or tuple(range(len(self))))
+
+    def __repr__(self) -> str:
+        method, target = self.method or "no method", self.target or "no target"
+        return f"<Attribution: {method}, {target}, {tuple(self.values.shape)}{', affine' * (self.affine is not None)}>"
 
     def __len__(self) -> int:
         return len(self.values)
@@ -146,7 +150,7 @@ class Attribution:
             ValueError: the file is not one that `save` wrote.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files if name != "meta"}
                 meta = json.loads(str(file["meta"]))
             if (number := meta.pop("format")) == _FORMAT:

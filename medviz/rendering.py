@@ -25,7 +25,7 @@ def _as_frames(frames: Any) -> np.ndarray:
     return array
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Rendering:
     """Frames of one attribution.
 
@@ -42,6 +42,9 @@ class Rendering:
     title: str = ""
     figure: Figure | None = None
     attribution: Attribution | None = None
+
+    def __repr__(self) -> str:
+        return f"<Rendering: {self.title or 'no title'}, {len(self.frames)} frames {self.frames.shape[1:3]}>"
 
     def montage(self) -> np.ndarray:
         """Return all frames side by side in one picture `(H', W', 3)` uint8, row by row, about as high as wide."""
