@@ -1,0 +1,162 @@
+"""What counts as an image, and as its place in the world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medviz.image import Image, as_affine, as_batch, spacing_of
+
+AFFINE = np.array([[0.0, -2, 0, 5], [3, 0, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1]])
+
+
+def test_an_image_is_float32_and_keeps_its_axes():
+    image = Image(np.arange(24).reshape(1, 2, 3, 4), AFFINE, "scan.nii")
+    assert image.data.dtype == torch.float32
+    assert image.data[0, 1, 2, 3] == 23
+    assert image.path == Path("scan.nii")
+    assert image.spacing == (3, 2, 4)
+
+
+def test_the_spacing_of_a_flat_image_has_two_numbers():
+    assert Image(torch.zeros(1, 3, 4), AFFINE).spacing == (3, 2)
+    assert Image(torch.zeros(1, 3, 4)).spacing is None
+    assert spacing_of(AFFINE, 3) == (3, 2, 4)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 2, 3, 4, 5), (1, 0, 4), ()])
+def test_data_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"`data` has shape .*expected \(C, H, W\)"):
+        Image(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [
+        np.eye(3),
+        np.zeros((4, 4)),
+        np.diag([1, 0, 1, 1.0]),
+        np.diag([1, np.nan, 1, 1]),
+        np.diag([1, np.inf, 1, 1]),
+        np.diag([1, 1, 1, 2.0]),
+        AFFINE.T,
+        np.eye(4)[None],
+        5,
+    ],
+)
+def test_what_is_no_affine(affine):
+    with pytest.raises(ValueError, match="`affine` must be finite"):
+        as_affine(affine)
+
+
+def test_an_affine_may_be_a_tensor_or_a_list():
+    for affine in (torch.from_numpy(AFFINE), AFFINE.tolist()):
+        assert np.array_equal(as_affine(affine), AFFINE)
+    assert as_affine(None) is None
+
+
+def test_gradients_stay_outside():
+    data = torch.zeros(1, 2, 2, requires_grad=True)
+    assert not Image(data).data.requires_grad
+    assert not as_batch(data[None])[0].requires_grad
+
+
+# batches
+
+
+def test_a_tensor_is_its_own_batch():
+    x = torch.rand(2, 1, 3, 4)
+    batch, affine = as_batch(x)
+    assert torch.equal(batch, x)
+    assert affine is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_batch_keeps_its_precision(dtype):
+    assert as_batch(torch.zeros(1, 1, 2, 2, dtype=dtype))[0].dtype == dtype
+
+
+def test_arrays_and_parameters_become_plain_tensors():
+    assert type(as_batch(np.zeros((1, 1, 2, 2)))[0]) is torch.Tensor
+    assert type(as_batch(torch.nn.Parameter(torch.zeros(1, 1, 2, 2)))[0]) is torch.Tensor
+
+
+def test_one_affine_serves_all():
+    _, affine = as_batch(torch.zeros(2, 1, 3, 4, 5), AFFINE)
+    assert np.array_equal(affine, np.stack([AFFINE, AFFINE]))
+    _, affine = as_batch(torch.zeros(2, 1, 3, 4, 5), np.stack([AFFINE, np.eye(4)]))
+    assert np.array_equal(affine[1], np.eye(4))
+
+
+@pytest.mark.parametrize("affine", [np.eye(3), np.stack([AFFINE] * 3), np.ones(4)])
+def test_an_affine_of_another_shape_is_refused(affine):
+    with pytest.raises(ValueError, match="`affine` must be finite"):
+        as_batch(torch.zeros(2, 1, 3, 4, 5), affine)
+
+
+def test_images_become_a_batch_with_their_affines():
+    images = [Image(torch.full((1, 2, 3), i), AFFINE) for i in (1, 2)]
+    batch, affine = as_batch(images)
+    assert batch[:, 0, 0, 0].tolist() == [1, 2]
+    assert affine.shape == (2, 4, 4)
+    assert as_batch(images[0])[0].shape == (1, 1, 2, 3)
+    assert np.array_equal(as_batch(images[0], np.eye(4))[1][0], np.eye(4))
+
+
+def test_images_of_several_shapes_are_refused():
+    with pytest.raises(ValueError, match="must have one shape"):
+        as_batch([Image(torch.zeros(1, 2, 3)), Image(torch.zeros(1, 3, 3))])
+
+
+def test_an_affine_is_not_lost_beside_an_image_without_one():
+    images = [Image(torch.zeros(1, 2, 3), AFFINE), Image(torch.zeros(1, 2, 3))]
+    with pytest.raises(ValueError, match="1 of 2 images have no affine"):
+        as_batch(images)
+    assert as_batch(images, AFFINE)[1].shape == (2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), TypeError, r"image\.float\(\)"),
+        (torch.zeros(1, 2, 2), ValueError, r"image\[None\]"),
+        (torch.zeros(0, 1, 2, 2), ValueError, "empty"),
+        (torch.full((1, 1, 2, 2), torch.nan), ValueError, "4 values that are NaN or infinite"),
+        ("scan.nii", TypeError, "`image` is a str"),
+        ([torch.zeros(1, 2, 2)], TypeError, "`image` is a list"),
+        ([], TypeError, "`image` is a list"),
+        (None, TypeError, "`image` is a NoneType"),
+    ],
+)
+def test_what_is_no_batch(image, error, message):
+    with pytest.raises(error, match=message):
+        as_batch(image)
+
+
+# MetaTensor
+
+
+@pytest.fixture
+def meta():
+    return pytest.importorskip("monai.data").MetaTensor
+
+
+def test_a_metatensor_brings_its_affine_and_leaves_as_a_plain_tensor(meta):
+    batch, affine = as_batch(meta(torch.rand(2, 1, 3, 4, 5), affine=torch.from_numpy(AFFINE)))
+    assert type(batch) is torch.Tensor
+    assert np.array_equal(affine, np.stack([AFFINE, AFFINE]))
+    assert type(Image(meta(torch.rand(1, 3, 4))).data) is torch.Tensor
+
+
+def test_the_stand_in_that_monai_gives_is_no_place_in_the_world(meta):
+    assert as_batch(meta(torch.rand(1, 1, 3, 4)))[1] is None
+    from_file = meta(torch.rand(1, 1, 3, 4), meta={"original_affine": torch.eye(4), "affine": torch.eye(4)})
+    assert np.array_equal(as_batch(from_file)[1], np.eye(4)[None])
+
+
+def test_the_users_affine_goes_before_that_of_the_metatensor(meta):
+    x = meta(torch.rand(1, 1, 3, 4), affine=torch.from_numpy(AFFINE))
+    assert np.array_equal(as_batch(x, np.diag([2, 2, 2, 1]))[1][0], np.diag([2, 2, 2, 1]))
