@@ -128,9 +128,9 @@ def test_shapes_and_precisions(method: str, case: dict[str, Any]) -> None:
 def test_half_precision_is_near_full_precision(method: str, dtype: torch.dtype) -> None:
     """The network computes in half precision, the map does not: what differs is the network's rounding."""
     image = images(2, 2, 9, 8)
-    classes = Classifier(2, seed=4)(image).argmax(1)
-    full = explain(method, Classifier(2, seed=4), image, classes)
-    half = explain(method, Classifier(2, seed=4).to(dtype), image.to(dtype), classes)
+    classes = Classifier(2, seed=1)(image).argmax(1)
+    full = explain(method, Classifier(2, seed=1), image, classes)
+    half = explain(method, Classifier(2, seed=1).to(dtype), image.to(dtype), classes)
     assert half.values.dtype == torch.float32
     assert half.provenance["layers"] == full.provenance["layers"]
     check_close(half.values, full.values, 5e-2)

@@ -1,0 +1,287 @@
+"""Which layer is read: chosen automatically, named, several, tokens; and an error for every way to name it wrongly."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import GRADIENT, LAYERED, ChannelsLast, Classifier, Tokens, UNet, check_close, explain, images
+from torch import Tensor, nn
+
+import medviz
+
+NO_GAP = [m for m in LAYERED if m != "cam"]
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("method", LAYERED)
+def test_the_automatic_layer_is_the_last_with_a_spatial_extent(method: str, ndim: int) -> None:
+    model, image = Classifier(ndim), images(2, 2, *(8, 6, 4)[:ndim])
+    automatic = explain(method, model, image, 1)
+    assert automatic.provenance["layers"] == ["deep"]
+    check_close(automatic.values, explain(method, model, image, 1, layer="deep").values, 1e-6)
+    check_close(automatic.values, explain(method, model, image, 1, layer="deep.1").values, 1e-6)
+
+
+@pytest.mark.parametrize("method", NO_GAP)
+def test_several_layers_are_the_mean_of_scaled_maps_on_the_finest_grid(method: str) -> None:
+    model, image = Classifier(2), images(3, 2, 9, 8)
+    fused = explain(method, model, image, 1, layer=["stem", "deep"])
+    alone = [explain(method, model, image, 1, layer=layer).raw for layer in ("stem", "deep")]
+    scaled = [a / a.flatten(1).amax(1).clamp(min=1e-30).view(-1, 1, 1, 1) for a in alone if a is not None]
+    expected = (scaled[0] + F.interpolate(scaled[1], size=(9, 8), mode="bilinear")) / 2
+    check_close(fused.values, expected)
+    assert fused.values.max() <= 1
+    assert fused.provenance["layers"] == ["stem", "deep"]
+    assert fused.provenance["parameters"]["layer"] == ["stem", "deep"]
+
+
+def test_an_empty_map_stays_empty_among_several_layers() -> None:
+    model, image = Classifier(2), images(1, 2, 9, 8)
+    model.fc.weight.data.abs_().neg_()
+    assert not explain("layercam", model, image, 1, layer="deep").values.any()
+    fused = explain("layercam", model, image, 1, layer=["stem", "deep"])
+    stem = explain("layercam", model, image, 1, layer="stem").values
+    check_close(fused.values, stem / stem.max() / 2)
+
+
+def test_signed_maps_keep_their_signs_among_several_layers() -> None:
+    fused = explain("hirescam", Classifier(2), images(3, 2, 9, 8), 1, layer=["stem", "deep"], relu=False)
+    assert fused.signed
+    assert (fused.values < 0).any()
+    assert fused.values.abs().max() <= 1
+
+
+def test_one_named_layer_in_a_list_is_that_layer() -> None:
+    model, image = Classifier(2), images(2, 2, 8, 8)
+    listed = explain("gradcam", model, image, 1, layer=["deep"])
+    assert torch.equal(listed.values, explain("gradcam", model, image, 1, layer="deep").values)
+
+
+@pytest.mark.parametrize("method", [m for m in GRADIENT if m != "cam"])
+def test_several_layers_of_a_segmentation_network(method: str) -> None:
+    fused = explain(method, UNet(3), images(2, 1, 6, 5, 7), medviz.SegmentationTarget(1), layer=["top", "bottom"])
+    assert fused.raw is not None
+    assert fused.raw.shape == (2, 1, 6, 5, 7)
+    assert fused.values.any()
+
+
+def as_grid(tokens: Tensor, *grid: int) -> Tensor:
+    return tokens[:, tokens.shape[1] - math.prod(grid) :].mT.reshape(len(tokens), -1, *grid)
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+@pytest.mark.parametrize(("size", "grid"), [((12, 20), (3, 5)), ((8, 12, 16), (2, 3, 4))], ids=["2d", "3d"])
+def test_tokens_become_the_grid_that_fits(size: tuple[int, ...], grid: tuple[int, ...], class_token: bool) -> None:
+    model, image = Tokens(len(size), class_token=class_token), images(2, 1, *size)
+    found = explain("gradcam", model, image, 1, layer="block")
+    assert found.raw is not None
+    assert found.raw.shape == (2, 1, *grid)
+    kept: dict[str, Tensor] = {}
+    handle = model.block.register_forward_hook(lambda m, a, output: kept.update(tokens=output))
+    score = model(image)[:, 1].sum()
+    handle.remove()
+    tokens = kept["tokens"]
+    (gradient,) = torch.autograd.grad(score, tokens)
+    a, g = as_grid(tokens.detach(), *grid), as_grid(gradient, *grid)
+    spatial = tuple(range(2, a.ndim))
+    check_close(found.raw, (g.mean(spatial, keepdim=True) * a).sum(1, keepdim=True).relu())
+
+
+RESHAPES = [(3, 5), [3, 5], lambda tokens: as_grid(tokens, 3, 5)]
+
+
+@pytest.mark.parametrize("method", NO_GAP)
+@pytest.mark.parametrize("class_token", [False, True])
+def test_a_grid_may_be_given(method: str, class_token: bool) -> None:
+    model, image = Tokens(2, class_token=class_token), images(2, 1, 12, 20)
+    found = explain(method, model, image, 0, layer="block").values
+    given = [explain(method, model, image, 0, layer="block", reshape=reshape).values for reshape in RESHAPES[:2]]
+    assert all(torch.equal(values, found) for values in given)
+
+
+@pytest.mark.parametrize("method", [m for m in NO_GAP if m != "ablationcam"])
+def test_a_callable_may_make_the_grid(method: str) -> None:
+    model, image = Tokens(2), images(2, 1, 12, 20)
+    got = explain(method, model, image, 0, layer="block", reshape=RESHAPES[2])
+    assert torch.equal(got.values, explain(method, model, image, 0, layer="block").values)
+    assert isinstance(got.provenance["parameters"]["reshape"], str)
+
+
+@pytest.mark.parametrize("method", LAYERED)
+def test_ablation_and_all_others_take_channels_last(method: str) -> None:
+    """The same network, once with the channels moved to the front by its own last step."""
+
+    class Moved(ChannelsLast):
+        def __init__(self) -> None:
+            super().__init__()
+            self.moved = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.moved(self.block(self.patch(x).movedim(1, -1)).movedim(-1, 1)).flatten(2).mean(2))
+
+    image = images(2, 1, 8, 6)
+    got = explain(method, ChannelsLast(2), image, 0, layer="block", reshape="channels_last")
+    expected = explain(method, Moved(), image, 0, layer="moved")
+    assert got.raw is not None
+    assert got.raw.shape == (2, 1, 4, 3)
+    check_close(got.values, expected.values)
+
+
+def test_cam_of_tokens_without_a_class_token() -> None:
+    class Mean(Tokens):
+        def head(self, tokens: Tensor) -> Tensor:
+            return self.fc(tokens.mean(1))
+
+    attribution = explain("cam", Mean(2), images(2, 1, 12, 20), 1, layer="block")
+    assert attribution.raw is not None
+    bias = Mean(2).fc.bias[1].detach()
+    check_close(attribution.raw.flatten(1).mean(1) + bias, torch.tensor(attribution.scores))
+
+
+def test_an_ambiguous_grid_is_asked_for() -> None:
+    """15 tokens of 24 × 40 could be 3 × 5 of any patch; 6 of 12 × 12 could be 2 × 3 or 3 × 2."""
+    model = Tokens(2, patch=4)
+    model.patch = nn.Sequential(nn.Conv2d(1, 8, (6, 4), stride=(6, 4)))
+    with pytest.raises(
+        ValueError, match=r"6 tokens .* several grids fit: .*\(2, 3\).*\(3, 2\).*give `reshape="
+    ) as error:
+        explain("gradcam", model, images(1, 1, 12, 12), 0, layer="block")
+    assert "'block'" in str(error.value)
+    assert explain("gradcam", model, images(1, 1, 12, 12), 0, layer="block", reshape=(2, 3)).raw.shape[2:] == (2, 3)  # type: ignore[union-attr]
+
+
+def test_no_grid_fits_and_too_few_tokens() -> None:
+    model = Tokens(2, patch=4)
+    model.patch = nn.Conv2d(1, 8, 4, stride=4, padding=3)
+    with pytest.raises(ValueError, match=r"25 tokens .* no grid fits; give `reshape"):
+        explain("gradcam", model, images(1, 1, 14, 14), 0, layer="block")
+    with pytest.raises(ValueError, match=r"`reshape` \(7, 7\) wants 49 tokens; `layer` 'block' has 15"):
+        explain("gradcam", Tokens(2), images(1, 1, 12, 20), 0, layer="block", reshape=(7, 7))
+
+
+def test_the_automatic_choice_asks_for_a_layer_of_tokens() -> None:
+    with pytest.raises(ValueError, match=r"works on tokens .* for example one of .*'block'"):
+        explain("gradcam", Tokens(2), images(1, 1, 12, 20), 0)
+
+
+@pytest.mark.parametrize("reshape", ["first", 3, (0, 2), (1.5, 2), []])
+def test_a_wrong_reshape(reshape: Any) -> None:
+    with pytest.raises((TypeError, medviz.PluginError), match="`reshape` is None, a grid"):
+        medviz.get_explainer("gradcam", reshape=reshape)
+
+
+@pytest.mark.parametrize("layer", [3, [], ["deep", 1], ["deep", "deep"], [None]])
+def test_a_wrong_layer_parameter(layer: Any) -> None:
+    with pytest.raises((TypeError, medviz.PluginError), match="`layer` is the name of a module"):
+        medviz.get_explainer("gradcam", layer=layer)
+
+
+@pytest.mark.parametrize("method", LAYERED)
+class TestErrors:
+    image = images(2, 2, 8, 8)
+
+    def test_no_such_layer_names_near_misses(self, method: str) -> None:
+        with pytest.raises(ValueError, match="`layer` 'deeep' is not in the model; did you mean 'deep"):
+            explain(method, Classifier(2), self.image, 1, layer="deeep")
+
+    def test_no_such_layer_among_several(self, method: str) -> None:
+        with pytest.raises(ValueError, match="`layer` 'stm' is not in the model; did you mean 'stem"):
+            explain(method, Classifier(2), self.image, 1, layer=["deep", "stm"])
+
+    def test_a_layer_without_spatial_extent(self, method: str) -> None:
+        with pytest.raises(ValueError, match="`layer` 'fc' has no spatial extent"):
+            explain(method, Classifier(2), self.image, 1, layer="fc")
+
+    def test_a_layer_that_is_not_called(self, method: str) -> None:
+        model = Classifier(2)
+        model.unused = nn.Conv2d(2, 2, 1)
+        with pytest.raises(ValueError, match="`layer` 'unused' was not called"):
+            explain(method, model, self.image, 1, layer="unused")
+
+    @pytest.mark.parametrize(
+        ("image", "error", "message"),
+        [
+            (torch.full((1, 2, 8, 8), float("nan")), ValueError, "128 values that are NaN or infinite"),
+            (torch.zeros(1, 2, 8, 8, dtype=torch.int16), TypeError, r"torch.int16; .*image\.float\(\)"),
+            (torch.zeros(0, 2, 8, 8), ValueError, "is empty"),
+            (torch.zeros(2, 8, 8), ValueError, r"Add a missing batch axis with image\[None\]"),
+            ([[1.0]], TypeError, "`image` is a list; expected a tensor"),
+            ("scan.nii", TypeError, "`image` is a str; expected a tensor"),
+            (None, TypeError, "`image` is a NoneType; expected a tensor"),
+        ],
+        ids=["nan", "integers", "empty", "unbatched", "list", "path", "none"],
+    )
+    def test_a_wrong_image(self, method: str, image: Any, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            explain(method, Classifier(2), image, 1)
+
+    @pytest.mark.parametrize(
+        ("target", "error", "message"),
+        [
+            (4, ValueError, "`target` 4 is out of range: the network has 4 outputs, 0 to 3"),
+            (-1, ValueError, "`target` -1 is out of range"),
+            (torch.tensor([0, 7]), ValueError, "`target` 7 is out of range"),
+            (torch.tensor([0, 1, 2]), ValueError, "`target` names 3 classes for 2 images"),
+            (torch.tensor([0.0, 1.0]), TypeError, "must be integers"),
+            ("1", TypeError, "`target` '1' is a str"),
+            (True, TypeError, "`target` True is a bool"),
+            (medviz.SegmentationTarget(0), ValueError, r"SegmentationTarget needs an output \(B, N, \*S\)"),
+            (medviz.BinaryTarget(), ValueError, r"BinaryTarget needs an output \(B, 1\)"),
+            (medviz.RegressionTarget(4), ValueError, "out of range"),
+        ],
+        ids=["class", "negative", "one-class", "number", "floats", "string", "bool", "segmentation", "binary", "value"],
+    )
+    def test_a_wrong_target(self, method: str, target: Any, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            explain(method, Classifier(2), self.image, target)
+
+    def test_a_model_that_is_none(self, method: str) -> None:
+        with pytest.raises(TypeError, match=r"`model` is a function; expected a torch\.nn\.Module"):
+            explain(method, lambda x: x, self.image, 1)  # type: ignore[arg-type]
+
+    def test_an_infinite_output(self, method: str) -> None:
+        model = Classifier(2)
+        model.fc.bias.data[0] = float("inf")
+        with pytest.raises(ValueError, match="the model's output holds 2 values of 8 that are NaN or infinite"):
+            explain(method, model, self.image, 1)
+
+    def test_a_scripted_model(self, method: str, recwarn: pytest.WarningsRecorder) -> None:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit announces its end
+            traced = torch.jit.trace(Classifier(2), self.image)
+        for layer in ("deep", None):
+            with pytest.raises(ValueError, match="scripted or traced module, which takes no hooks; use a method that"):
+                explain(method, traced, self.image, 1, layer=layer)
+
+
+@pytest.mark.parametrize("method", GRADIENT)
+def test_a_layer_that_the_score_does_not_depend_on(method: str) -> None:
+    class Aside(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aside = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.aside(x)
+            return super().forward(x)
+
+    with pytest.raises(ValueError, match="the score 'class 1' does not depend on `layer` 'aside'"):
+        explain(method, Aside(), images(2, 2, 8, 8), 1, layer="aside")
+
+
+def test_a_single_voxel_is_no_spatial_extent() -> None:
+    with pytest.raises(ValueError, match="no spatial extent"):
+        explain("gradcam", Classifier(2), images(1, 2, 2, 2), 1, layer="deep")
+    assert explain("gradcam", Classifier(2), images(1, 2, 2, 2), 1).provenance["layers"] == ["stem"]
+
+
+@pytest.mark.parametrize("method", LAYERED)
+def test_an_axis_of_one_voxel_is_a_spatial_axis(method: str) -> None:
+    assert explain(method, Classifier(2), images(2, 2, 1, 9), 1).values.shape == (2, 1, 1, 9)
+    assert explain(method, Classifier(3), images(2, 2, 5, 1, 4), 1).values.shape == (2, 1, 5, 1, 4)
