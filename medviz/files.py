@@ -90,6 +90,11 @@ def _check_suffix(sink: FileSink, _: Any, path: Path) -> None:
         )
 
 
+def _check_bool(sink: FileSink, field: Any, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"`{field.name}` is {value!r}; expected true or false.")
+
+
 @attrs.frozen(eq=False)
 class FileSink(Sink):
     """A sink that writes one file for each result; subclass it, name the suffixes and implement `write`.
@@ -105,7 +110,7 @@ class FileSink(Sink):
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     path: Path = attrs.field(converter=as_template, validator=_check_suffix)
-    overwrite: bool = attrs.field(default=False, kw_only=True, validator=attrs.validators.instance_of(bool))
+    overwrite: bool = attrs.field(default=False, kw_only=True, validator=_check_bool)
 
     def destination(self, attribution: Attribution | None, tag: str | None, step: int) -> Path:
         """Return the file that this result goes to."""
@@ -129,6 +134,8 @@ def check_destinations(sinks: Iterable[Sink], places: Iterable[Place]) -> None:
     Raises:
         ValueError: two results have one destination.
         FileExistsError: a destination exists and its sink may not replace it.
+        IsADirectoryError: a destination is a folder.
+        NotADirectoryError: a destination lies in what is a file.
     """
     taken: set[Path] = set()
     places = list(places)
@@ -148,6 +155,9 @@ def check_destinations(sinks: Iterable[Sink], places: Iterable[Place]) -> None:
 def _check_free(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a folder; `path` must name a file.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{str(path)!r} cannot be made, because {str(above)!r} is a file.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{str(path)!r} exists already; choose another `path` or set overwrite=true.")
 

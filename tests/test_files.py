@@ -198,6 +198,12 @@ def test_a_folder_is_not_a_file(tmp_path):
         Text(tmp_path / "a.txt")(attribution())
 
 
+def test_a_file_is_not_a_folder(tmp_path):
+    (tmp_path / "a").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        check_destinations([Text(tmp_path / "a" / "b" / "c.txt")], [Place()])
+
+
 def test_a_batch_gives_one_file_each(tmp_path):
     paths = Text(tmp_path / "{index}.txt")(attribution(3))
     assert [p.read_text() for p in paths] == ["1", "2", "3"]

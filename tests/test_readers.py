@@ -357,7 +357,7 @@ def test_another_format_under_a_pictures_name_is_refused(tmp_path):
 
 
 def test_wrong_scale():
-    with pytest.raises(ValueError, match="scale"):
+    with pytest.raises(ValueError, match="`scale`"):
         ImageFile(scale="percent")
 
 
@@ -433,7 +433,7 @@ def test_npy_replaces_nan(tmp_path):
 
 
 def test_wrong_channels():
-    with pytest.raises(ValueError, match="channels"):
+    with pytest.raises(ValueError, match="`channels` is 'last'; expected 'first' or 'none'"):
         Npy(channels="last")
 
 

@@ -13,6 +13,7 @@ import torch
 
 from medviz.hookspecs import Reader, hookimpl
 from medviz.image import Image
+from medviz.readers.values import one_of
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class ImageFile(Reader):
 
     suffixes: ClassVar[tuple[str, ...]] = (".png", ".jpg", ".jpeg", ".bmp")
 
-    scale: str = attrs.field(default="unit", validator=attrs.validators.in_(("unit", "stored")))
+    scale: str = attrs.field(default="unit", validator=one_of("unit", "stored"))
 
     @hookimpl
     def read(self, path: Path) -> Image:

@@ -11,7 +11,7 @@ import torch
 
 from medviz.hookspecs import Reader, hookimpl
 from medviz.image import Image
-from medviz.readers.values import as_float32, check_nan
+from medviz.readers.values import as_float32, check_nan, one_of
 
 
 @attrs.frozen(eq=False)
@@ -26,7 +26,7 @@ class Npy(Reader):
 
     suffixes: ClassVar[tuple[str, ...]] = (".npy",)
 
-    channels: str = attrs.field(default="first", validator=attrs.validators.in_(("first", "none")))
+    channels: str = attrs.field(default="first", validator=one_of("first", "none"))
     nan: float | None = attrs.field(default=None, kw_only=True, validator=check_nan)
 
     @hookimpl
