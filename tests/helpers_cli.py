@@ -36,6 +36,11 @@ class Fails(Net):
         raise RuntimeError("the network\\nfell over")
 
 
+class Flat(Net):
+    def forward(self, x):
+        return len(3)
+
+
 class Stops(Net):
     def forward(self, x):
         raise KeyboardInterrupt

@@ -12,8 +12,10 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from medviz.errors import PluginError
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_OURS = (ValueError, TypeError, OSError, NotImplementedError)
+_CHECKED = (ValueError, TypeError, NotImplementedError)
 
 FAILED = 2
 INTERRUPTED = 130
@@ -50,13 +52,19 @@ class Shell(click.Group):
 
 
 def describe(err: Exception) -> str:
-    """Return what went wrong as one line; an error that is not ours keeps the name of its type."""
+    """Return what went wrong as one line; an error that nobody wrote for people keeps the name of its type."""
     message = " ".join(str(err).split())
     if isinstance(err, OSError) and err.strerror:
         message = err.strerror + (f": {str(err.filename)!r}" if err.filename is not None else "")
-    if isinstance(err, _OURS) and message:
+    if message and (isinstance(err, PluginError | OSError) or (isinstance(err, _CHECKED) and _raised_here(err))):
         return message
     return " ".join(f"{type(err).__name__}: {message} (--debug shows where)".split())
+
+
+def _raised_here(err: Exception) -> bool:
+    """A network's own `TypeError` is no message of ours."""
+    frames = [frame for frame, _ in traceback.walk_tb(err.__traceback__)]
+    return not frames or str(frames[-1].f_globals.get("__name__")).partition(".")[0] == "medviz"
 
 
 def debug_option(command: _Command) -> _Command:
