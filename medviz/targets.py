@@ -32,6 +32,15 @@ class FixedTarget:
     classes: Tensor | None = None
     sign: int = 1
 
+    def take(self, index: Tensor, images: int) -> FixedTarget:
+        """Return the target for some of the images that it was fixed for."""
+        if self.classes is not None and len(self.classes) != images:
+            raise ValueError(f"`target` {self.label!r} was fixed for {len(self.classes)} images; got {images}.")
+        classes = None if self.classes is None else self.classes[index]
+        return FixedTarget(
+            self.label, lambda out, rows: self.score(out, index.to(rows.device)[rows]), classes, self.sign
+        )
+
 
 @runtime_checkable
 class Target(Protocol):
@@ -215,11 +224,9 @@ class SegmentationTarget:
         """Such as "segmentation 1"."""
         return f"segmentation {self.channel}" + (" predicted" if isinstance(self.mask, str) else "")
 
-    def take(self, index: Tensor, images: int) -> SegmentationTarget:
+    def take(self, index: Tensor, images: int) -> Target:
         """Return the target for some of the images."""
-        if not isinstance(self.mask, Tensor) or len(self.mask) != images:
-            return self
-        return SegmentationTarget(self.channel, self.mask[index.to(self.mask.device)])
+        return _PartOfMask(self, self.mask, index, images) if isinstance(self.mask, Tensor) else self
 
     def fix(self, output: Tensor) -> FixedTarget:
         """Fix the mask, and refuse an empty one."""
@@ -253,6 +260,28 @@ class SegmentationTarget:
             return mask.expand(shape)
         except RuntimeError as err:
             raise ValueError(f"`mask` {tuple(self.mask.shape)} does not fit the output's grid {shape}.") from err
+
+
+@attrs.frozen(eq=False)
+class _PartOfMask:
+    """A segmentation target for some of the images: only the output tells whether its mask has a row for each."""
+
+    whole: SegmentationTarget
+    mask: Tensor
+    index: Tensor
+    images: int
+
+    @property
+    def label(self) -> str:
+        return self.whole.label
+
+    def fix(self, output: Tensor) -> FixedTarget:
+        mask = self.mask
+        if mask.ndim >= output.ndim - 1 and len(mask) > 1:
+            if len(mask) != self.images:
+                raise ValueError(f"`mask` {tuple(mask.shape)} does not fit {self.images} images.")
+            mask = mask[self.index.to(mask.device)]
+        return SegmentationTarget(self.whole.channel, mask).fix(output)
 
 
 @attrs.frozen(eq=False)
