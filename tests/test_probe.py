@@ -458,7 +458,8 @@ def test_the_automatic_batch_size_fits_the_free_memory(monkeypatch: pytest.Monke
     cpu = torch.device("cpu")
     assert batching.free_memory(cpu) > 0
     monkeypatch.setattr(batching, "free_memory", lambda device: 16_000)
-    assert batching.automatic(100, cpu) == 10
+    assert batching.automatic(batching.alive([50, 100], graph=False), cpu) == 10
+    assert batching.automatic(batching.alive([50, 100], graph=True), cpu) == 26
     assert batching.automatic(10**9, cpu) == 1
     model = Counted(
         Net()

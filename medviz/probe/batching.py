@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -63,9 +63,14 @@ def _out_of_memory(err: RuntimeError) -> bool:
     return isinstance(err, torch.OutOfMemoryError) or any(text in str(err) for text in _NO_MEMORY)
 
 
-def automatic(largest_row: int, device: torch.device) -> int:
-    """Return how many rows fit a quarter of the free memory, where one layer's output takes `largest_row` bytes."""
-    return max(1, min(_MOST, int(_SHARE * free_memory(device)) // max(1, _LIVE * largest_row)))
+def automatic(alive: int, device: torch.device) -> int:
+    """Return how many rows fit a quarter of the free memory, where the tensors of one take `alive` bytes at once."""
+    return max(1, min(_MOST, int(_SHARE * free_memory(device)) // max(1, alive)))
+
+
+def alive(outputs: Sequence[int], graph: bool) -> int:
+    """Return how much of the layers' `outputs` is alive at once: with a graph all, without one a few of the largest."""
+    return sum(outputs) if graph else _LIVE * max(outputs)
 
 
 def free_memory(device: torch.device) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -24,6 +25,16 @@ from medviz.probe.runner import Runner
 from medviz.targets import FixedTarget, fix
 
 Rule = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+@attrs.frozen(eq=False)
+class _Open:
+    """What a probe holds inside of its block."""
+
+    stack: contextlib.ExitStack
+    inputs: Tensor
+    clean: CleanPass
+    remembered: dict[Any, Any] = attrs.field(factory=dict)
 
 
 class Probe:
@@ -69,7 +80,7 @@ class Probe:
         self._images, self._layers, self._graph = images, layers, graph
         self._batch_size = batching.check_batch_size(batch_size)
         self._progress = progress
-        self._open: tuple[contextlib.ExitStack, Tensor, CleanPass] | None = None
+        self._open: _Open | None = None
 
     def __enter__(self) -> Probe:
         with contextlib.ExitStack() as stack:
@@ -80,21 +91,21 @@ class Probe:
             stack.enter_context(untouched(self._runner.model))
             inputs = self._images.detach().to(self._runner.device, self._runner.dtype, copy=True)
             clean = CleanPass(self._runner, inputs, self._layers, self._graph)
-            self._open = stack.pop_all(), inputs, clean
+            self._open = _Open(stack.pop_all(), inputs, clean)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._open is not None:
-            (stack, _, _), self._open = self._open, None
+            stack, self._open = self._open.stack, None
             stack.__exit__(kind, error, trace)
 
     @property
     def _clean(self) -> CleanPass:
-        return self._opened()[2]
+        return self._opened().clean
 
-    def _opened(self) -> tuple[contextlib.ExitStack, Tensor, CleanPass]:
+    def _opened(self) -> _Open:
         if self._open is None:
             raise RuntimeError("a Probe works inside of its block: with medviz.Probe(model, images) as probe: …")
         return self._open
@@ -102,7 +113,7 @@ class Probe:
     @property
     def inputs(self) -> Tensor:
         """The images `(B, C, *S)` on the model's device, in its precision."""
-        return self._opened()[1]
+        return self._opened().inputs
 
     @property
     def output(self) -> Tensor:
@@ -149,7 +160,7 @@ class Probe:
                 output = self._runner.run(inputs[rows], index[rows])
             return wide(outputs.finite(output, "the model's output"))
 
-        return torch.cat(list(self._batches(len(inputs), run)))
+        return torch.cat(list(self._batches(len(inputs), run, graph=False)))
 
     def activation(self, layer: str | None = None) -> Tensor:
         """Return what `layer` returns for the clean images, `(B, K, *s)`, float32 or float64; None: automatic choice.
@@ -197,7 +208,7 @@ class Probe:
                 raise ValueError(f"the score {fixed.label!r} does not depend on the image.")
             return found[0]
 
-        return torch.cat(list(self._batches(len(inputs), run)))
+        return torch.cat(list(self._batches(len(inputs), run, graph=True)))
 
     def layer_name(self, layer: str | None) -> str:
         """Return `layer`, or the name of the automatic choice where it is None."""
@@ -235,23 +246,41 @@ class Probe:
             raise ValueError(f"`index` must hold, for {rows} rows, the position of an image, 0 to {images - 1}.")
         return index.to(self.inputs.device)
 
-    def _batches(self, rows: int, run: Callable[[slice], Tensor]) -> Iterator[Tensor]:
+    def _batches(self, rows: int, run: Callable[[slice], Tensor], graph: bool) -> Iterator[Tensor]:
         if not rows:
             raise ValueError("`inputs` has no rows.")
-        size = self._rows_at_once() if self._batch_size == "auto" and rows > 1 else self._batch_size
-        size = 1 if models.mixes_rows(self._runner.model) or not isinstance(size, int) else size
+        size = self.rows_at_once(graph) if rows > 1 else 1
         silent = not self._progress or rows <= size
         with tqdm(total=rows, disable=True if silent else None, unit="pass", leave=False) as bar:
             for result in batching.in_batches(rows, size, run):
                 bar.update(len(result))
                 yield result
 
-    def _rows_at_once(self) -> int:
-        """How many rows fit, from the largest output of a layer in a pass of one image; found once."""
+    def rows_at_once(self, graph: bool = False) -> int:
+        """Return how many perturbed copies one pass takes: `batch_size`, or what a quarter of the free memory holds.
+
+        Args:
+            graph: for `input_gradient`, which keeps all activations.
+        """
+        if models.mixes_rows(self._runner.model):
+            return 1
+        if isinstance(self._batch_size, int):
+            return self._batch_size
+        one = self.inputs[:1]
+        alive = batching.alive(self.remember("the layers' outputs in bytes", self._outputs_of_one), graph)
+        return batching.automatic(alive, one.device)
+
+    def _outputs_of_one(self) -> list[int]:
+        """The size of what each layer returns for one image, in bytes."""
         one = self.inputs[:1]
         rolling = RollingCut(self._runner.model, one, graph=False)
         with rolling.hooks():
             self._runner.run(one, torch.zeros(1, dtype=torch.long, device=one.device))
-        elements = max((seen.elements for seen in rolling.seen), default=16 * one.numel())
-        self._batch_size = batching.automatic(elements * one.element_size(), one.device)
-        return self._batch_size
+        return [n * one.element_size() for n in (seen.elements for seen in rolling.seen)] or [16 * one.nbytes]
+
+    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns, made once for this probe: what an explainer needs again for the next target."""
+        store = self._opened().remembered
+        if key not in store:
+            store[key] = make()
+        return store[key]
