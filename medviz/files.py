@@ -155,8 +155,8 @@ def check_destinations(sinks: Iterable[Sink], places: Iterable[Place]) -> None:
 def _check_free(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a folder; `path` must name a file.")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
+    above = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    if above is not None and not above.is_dir():
         raise NotADirectoryError(f"{str(path)!r} cannot be made, because {str(above)!r} is a file.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{str(path)!r} exists already; choose another `path` or set overwrite=true.")

@@ -39,7 +39,7 @@ class Nifti(FileSink):
 def _as_nifti(attribution: Attribution) -> Any:
     import nibabel as nib
 
-    values = np.moveaxis(attribution.values[0].cpu().numpy(), 0, -1)  # (*S, K)
+    values = np.moveaxis(attribution.values[0].detach().cpu().numpy(), 0, -1)  # (*S, K)
     values = values[:, :, None] if attribution.ndim == 2 else values
     values = values[..., 0] if values.shape[-1] == 1 else values
     kind: Any = nib.Nifti1Image if max(values.shape) < 2**15 else nib.Nifti2Image
