@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,6 @@ from medviz.renderers.scene import MapRenderer, Scene, describe, number
 from medviz.rendering import Rendering
 
 _CONTOURS = (0.3, 0.5, 0.7, 0.9)
-_PIXELS = 512  # along a panel's longer side, so that neither map nor contour shows steps
 _TITLE = 1.05  # inches above the panels
 _BAR = 1.3  # inches to their right
 _EDGE = 0.3
@@ -98,11 +98,11 @@ class Planes(MapRenderer):
         axes = add_axes(figure, left, bottom, panel.width, panel.height, label=f"plane {panel.axis}")
         rows, columns = (scene.shape[i] for i in range(3) if i != panel.axis)
         extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)  # voxel centres lie at whole numbers
-        size = scene.size(panel.axis, _PIXELS)
+        size = scene.size(panel.axis, math.ceil(max(panel.width, panel.height) * self.dpi))
         picture = scene.picture(panel.axis, at[panel.axis], size, wash=not self.contour)
         axes.imshow(picture, extent=extent, aspect="auto", interpolation="antialiased")
         if self.contour:
-            _draw_contours(axes, scene, panel.axis, at[panel.axis], extent, self.contour)
+            _draw_contours(axes, scene, scene.slice(panel.axis, at[panel.axis], size)[1].numpy(), extent, self.contour)
         if self.crosshair:
             _draw_crosshair(axes, panel, [at[i] for i in range(3) if i != panel.axis], extent)
         axes.set(xlim=extent[:2], ylim=extent[2:])
@@ -114,12 +114,11 @@ class Planes(MapRenderer):
 
 
 def _draw_contours(
-    axes: Any, scene: Scene, axis: int, at: int, extent: tuple[float, ...], fractions: tuple[float, ...]
+    axes: Any, scene: Scene, scaled: np.ndarray, extent: tuple[float, ...], fractions: tuple[float, ...]
 ) -> None:
-    scaled = scene.slice(axis, at, scene.size(axis, _PIXELS))[1].numpy()
     rows, columns = scaled.shape
     if min(rows, columns) < 2:
-        return
+        return  # a single row of pixels has no contour
     sides = ((extent[0], extent[1], columns), (extent[3], extent[2], rows))
     across, down = (np.linspace(first, last, count + 1) for first, last, count in sides)
     levels = (*(-f for f in reversed(fractions)), *fractions) if scene.signed else fractions
