@@ -53,8 +53,9 @@ class Rendering:
         rows = math.ceil(count / columns)
         sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
         sheet[:count] = self.frames
-        sheet = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-        return sheet.reshape(rows * height, columns * width, 3)
+        rows_of_pictures = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+        picture: np.ndarray = rows_of_pictures.reshape(rows * height, columns * width, 3)
+        return picture
 
     def _repr_png_(self) -> bytes:
         import imageio.v3 as iio
