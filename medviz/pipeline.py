@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import numpy as np
@@ -21,12 +21,10 @@ from medviz.hookspecs import Explainer, Plugin, Wrappers
 from medviz.image import as_batch
 from medviz.model_arguments import ModelArguments
 from medviz.probe import Probe
+from medviz.probe.batching import BatchSize, check_batch_size
 from medviz.probe.models import mixes_rows, unwrap
 from medviz.relay import as_wrappers, run_explainer
 from medviz.targets import as_targets, take
-
-if TYPE_CHECKING:
-    from medviz.probe.batching import BatchSize
 
 
 def explain(
@@ -78,6 +76,7 @@ def explain(
     images, affines = as_batch(image, affine)
     arguments = ModelArguments(tuple(model_args), dict(model_kwargs or {}))
     arguments.check(len(images))
+    check_batch_size(batch_size)
     around = as_wrappers(wrappers)
     batches: list[list[Attribution]] = []
     for index in _chunks(len(images), batch_size, unwrap(model)):
@@ -94,7 +93,7 @@ def explain(
             progress=progress,
         )
         part = None if affines is None else affines[index.numpy()]
-        taken = [take(one, index, len(images)) for one in targets]
+        taken = [(one.label, take(one, index, len(images))) for one in targets]
         with probe:
             batches.append(list(_results(probe, chosen, taken, images[index], part, index, around)))
     results = [_join(parts) for parts in zip(*batches, strict=True)]
@@ -124,26 +123,26 @@ def _layers(explainer: Explainer) -> Sequence[str | None]:
 
 def _chunks(images: int, batch_size: BatchSize, model: nn.Module) -> Iterator[Tensor]:
     """Yield the positions of the images that share a pass: all, unless `batch_size` or batch-norm keeps them apart."""
-    size = 1 if mixes_rows(model) else batch_size if isinstance(batch_size, int) and batch_size > 0 else images
+    size = 1 if mixes_rows(model) else batch_size if isinstance(batch_size, int) else images
     yield from torch.split(torch.arange(images), size)
 
 
 def _results(
     probe: Probe,
     explainers: Sequence[Explainer],
-    targets: Sequence[Any],
+    targets: Sequence[tuple[str, Any]],
     images: Tensor,
     affine: np.ndarray | None,
     index: Tensor,
     wrappers: Wrappers,
 ) -> Iterator[Attribution]:
-    fixed = [probe.fix(target) for target in targets]
+    fixed = [(label, probe.fix(target)) for label, target in targets]
     for explainer in explainers:
         if images.ndim - 2 not in explainer.ndim:
             name = type(explainer).__name__
             raise ValueError(f"{name} works for {explainer.ndim} spatial axes, not {images.ndim - 2}.")
         raw = None
-        for target in fixed:
+        for label, target in fixed:
             if raw is None or explainer.uses_target:
                 raw = run_explainer(explainer, probe, target, wrappers)
             raw = raw.to(torch.float64 if images.dtype == torch.float64 else torch.float32)
@@ -151,7 +150,7 @@ def _results(
                 values=resize(raw, images.shape[2:]).cpu(),
                 image=images.cpu(),
                 signed=explainer.signed,
-                target=target.label,
+                target=label,
                 classes=None if target.classes is None else tuple(target.classes.tolist()),
                 scores=tuple(probe.scores(target).tolist()),
                 raw=raw.cpu(),
