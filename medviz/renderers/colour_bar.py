@@ -12,7 +12,8 @@ from medviz.renderers.scene import Scene, number, to_uint8
 
 _WIDTH = 0.17
 _MOST = 3.2
-_LEAST = 0.8
+_LEAST = 0.9
+_LINE = 0.2
 
 
 def draw_colour_bar(
@@ -36,12 +37,22 @@ def draw_colour_bar(
     if contours:
         axes.hlines(levels, 0, 1, colors=scene.colours(levels), linewidth=2)
     ticks = levels if contours else np.linspace(low, 1, 5)
-    axes.set_yticks(ticks, [_tick(scene, float(tick)) for tick in ticks])
+    axes.set_yticks(ticks, _labels(scene, ticks, length / (1 - low)))
     axes.set(xlim=(0, 1), ylim=(low, 1), xticks=[])
     axes.yaxis.tick_right()
     axes.tick_params(axis="y", length=0, pad=5, labelcolor=TEXT, labelsize=10)
     for spine in axes.spines.values():
         spine.set(color=FAINT, linewidth=0.6)
+
+
+def _labels(scene: Scene, ticks: np.ndarray, inches: float) -> list[str]:
+    """The raw value at each tick; none at one that stands closer to the last than a line of text is high."""
+    labels, last = [], -np.inf
+    for tick in ticks:
+        free = (tick - last) * inches >= _LINE
+        labels.append(_tick(scene, float(tick)) if free else "")
+        last = tick if free else last
+    return labels
 
 
 def _tick(scene: Scene, fraction: float) -> str:

@@ -1,0 +1,276 @@
+"""What the three renderers share: contract, colours, channels, scaling, refusals, and that they leave all as it was."""
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from helpers_renderers import attribution
+
+import medviz
+from medviz.attribution import Attribution
+from medviz.renderers.blend import Blend
+from medviz.renderers.matshow3d import Matshow3d
+from medviz.renderers.planes import Planes
+from medviz.renderers.scene import describe
+
+SMALL = {"blend": {"size": 64}, "matshow3d": {"dpi": 40}, "planes": {"dpi": 40}}
+RNG = np.random.default_rng(0)
+AFFINE = np.diag([-1.5, 1.5, 3, 1])
+
+
+def flat(values, image=None, size=1, **options):
+    """One frame without letters, of a 2-D image that is black unless given."""
+    values = np.asarray(values, dtype=np.float32)
+    fields = {key: options.pop(key) for key in ("signed", "affine") if key in options}
+    image = np.zeros((1, *values.shape[1:])) if image is None else image
+    return Blend(size=size, letters=False, **options)(attribution(values, image, **fields)).frames[0]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("affine", [None, AFFINE])
+@pytest.mark.parametrize(
+    ("map_shape", "image_shape"),
+    [((1, 5, 6, 7), (1, 5, 6, 7)), ((2, 5, 6, 7), (2, 5, 6, 7)), ((1, 9, 8), (3, 9, 8)), ((3, 9, 8), (3, 9, 8))],
+)
+def test_contract(name, signed, affine, map_shape, image_shape):
+    values = RNG.normal(size=map_shape) if signed else RNG.random(map_shape)
+    a = attribution(values, RNG.random(image_shape), affine, signed=signed)
+    before = attrs.evolve(
+        a, values=a.values.clone(), image=a.image.clone(), affine=None if affine is None else a.affine.copy()
+    )
+    rendering = medviz.get_renderer(name, **SMALL[name])(a)
+    assert rendering.frames.dtype == np.uint8
+    assert len(rendering.frames) == (1 if name != "blend" or len(map_shape) == 3 else 5 if affine is None else 7)
+    assert rendering.attribution.method == "gradcam"
+    assert rendering.title.startswith("gradcam  ·  class 1  ·  score 2.5")
+    assert (rendering.figure is None) == (name == "blend")
+    assert rendering.frames.std() > 0
+    assert torch.equal(a.values, before.values)
+    assert torch.equal(a.image, before.image)
+    np.testing.assert_array_equal(a.affine, before.affine)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_several_images_and_no_pyplot_figures(name):
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    a = Attribution(values=torch.rand(3, 1, 8, 9), image=torch.rand(3, 1, 8, 9))
+    renderings = medviz.get_renderer(name, **SMALL[name])(a)
+    assert len(renderings) == 3
+    assert [r.attribution.index for r in renderings] == [(0,), (1,), (2,)]
+    assert pyplot.get_fignums() == before
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("field", ["values", "image"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(name, field, bad):
+    a = attribution(np.ones((1, 4, 5)))
+    getattr(a, field)[0, 0, 1, 1] = bad
+    with pytest.raises(ValueError, match=f"`{field}` of the attribution"):
+        medviz.get_renderer(name)(a)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_negative_values_that_are_not_declared_are_refused(name):
+    with pytest.raises(ValueError, match="signed=True"):
+        medviz.get_renderer(name)(attribution(-np.ones((1, 4, 5))))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1), (1, 40), (2, 1, 1), (1, 1, 30)])
+@pytest.mark.parametrize("affine", [None, AFFINE])
+@pytest.mark.parametrize("level", [0.0, 3.0])
+def test_tiny_empty_and_constant_maps(name, shape, affine, level):
+    a = attribution(np.full((1, *shape), level), np.full((1, *shape), 7.0), affine)
+    options = {"crosshair": False} if name == "planes" else {}
+    rendering = medviz.get_renderer(name, **SMALL[name], **options)(a)
+    coloured = bool((rendering.frames.max(-1).astype(int) - rendering.frames.min(-1) > 40).any())
+    assert coloured == (level > 0)
+
+
+def test_zero_is_transparent_and_high_is_hot():
+    image = np.linspace(0, 1, 12).reshape(1, 3, 4)
+    ramp = np.linspace(0, 1, 12).reshape(1, 3, 4)
+    grey = flat(np.zeros((1, 3, 4)), image, window=(0, 1))
+    np.testing.assert_array_equal(grey, np.rint(255 * image[0])[..., None].repeat(3, -1))
+    hot = flat(ramp, alpha=1.0, cmap="inferno").astype(int).sum(-1).ravel()
+    assert (np.diff(hot) > 0).all()
+    assert hot[0] == 0
+
+
+def test_opacity_grows_with_the_value_and_is_capped_by_alpha():
+    image = np.ones((1, 1, 5))
+    frame = flat(np.array([[[0, 0.25, 0.5, 0.75, 1]]]), image, window=(0, 1), alpha=0.5, cmap="gray_r").astype(int)
+    assert (np.diff(frame[0, :, 0]) < 0).all()
+    assert frame[0, 0, 0] == 255
+    assert frame[0, -1, 0] == 128  # half of white, half of the last colour, black
+
+
+def test_signed_maps_get_diverging_colours_centred_at_zero():
+    frame = flat(np.array([[[-2.0, -0.5, 0, 0.5, 1]]]), signed=True, alpha=1.0).astype(int)[0]
+    assert (frame[2] == 0).all()
+    assert frame[0, 2] > frame[0, 0] + 200  # blue: against
+    assert frame[4, 0] > frame[4, 2]  # red: for
+    np.testing.assert_allclose(frame[1], frame[3][::-1], atol=1)  # as far from zero, mirrored colours
+    named = flat(np.array([[[-1.0, 1.0]]]), signed=True, alpha=1.0, cmap="gray")[0]
+    assert named[0].tolist() == [0, 0, 0]
+    assert named[1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("reduce", "expected"), [("sum", [0.5, 1]), ("mean", [0.5, 1]), ("max_abs", [-1, 1]), (0, [-1, -0.5]), (1, [1, 1])]
+)
+def test_reduce(reduce, expected):
+    values = np.array([[[-2.0, -1.0]], [[3.0, 3.0]]])
+    expected = {"max_abs": [1, 1]}.get(reduce, expected)
+    scene = Blend(reduce=reduce).scene(attribution(values, np.zeros((2, 1, 2)), signed=True))
+    np.testing.assert_allclose(scene.scaled[0, 0], expected)
+
+
+def test_max_abs_keeps_the_sign():
+    values = np.array([[[-2.0, 1.0]], [[1.0, 0.5]]])
+    scene = Blend(reduce="max_abs").scene(attribution(values, np.zeros((2, 1, 2)), signed=True))
+    np.testing.assert_allclose(scene.values[0, 0], [-2, 1])
+
+
+def test_scale_vmax_and_top():
+    values = np.arange(1, 201, dtype=float).reshape(1, 10, 20)
+    a = attribution(values)
+    for options, top in (({}, 200), ({"scale": "percentile"}, 198), ({"vmax": 50}, 50), ({"vmax": 400}, 400)):
+        scene = Blend(**options).scene(a)
+        assert scene.top == top
+        np.testing.assert_allclose(scene.scaled[0], np.minimum(values[0] / top, 1), rtol=1e-6)
+    assert Blend(vmax=3).scene(attribution(np.zeros((1, 2, 2)))).top == 0
+
+
+def test_backdrop_channel_mean_colours_and_window():
+    zero = np.zeros((1, 2, 2))
+    image = np.array([[[0, 1], [0, 1]], [[0, 0], [1, 1]], [[0, 0], [0, 0]]], dtype=float)
+    np.testing.assert_array_equal(flat(zero, image) / 255, np.moveaxis(image, 0, -1))
+    np.testing.assert_array_equal(flat(zero, image, channel=1)[..., 0] / 255, image[1])
+    two = flat(zero, image[:2], window=(0, 1))
+    np.testing.assert_allclose(two[..., 2] / 255, image[:2].mean(0), atol=0.003)
+    hounsfield = np.array([[[-1000.0, -160], [40, 240]]])
+    np.testing.assert_array_equal(flat(zero, hounsfield, window=(-160, 240))[..., 0], [[0, 0], [128, 255]])
+
+
+def test_colours_of_a_normalised_photograph_come_back():
+    photo = RNG.random((3, 6, 5))
+    photo[:, 0, 0], photo[:, 1, 1] = 0, 1
+    np.testing.assert_allclose(
+        flat(np.zeros((1, 6, 5)), (photo - 0.45) / 0.2), np.rint(np.moveaxis(photo, 0, -1) * 255), atol=1
+    )
+
+
+def test_outliers_do_not_darken_a_scan():
+    image = RNG.random((1, 10, 20, 30)).astype(np.float32)
+    image[0, 0, 0, 0] = 1e6
+    frames = Blend(size=1)(attribution(np.zeros((1, 10, 20, 30)), image)).frames
+    assert 100 < frames.mean() < 155
+
+
+def test_a_sparse_scan_is_not_black():
+    image = np.zeros((1, 10, 20, 30))
+    image[0, 5, 5, 5] = 1
+    assert Blend(size=1)(attribution(np.zeros((1, 10, 20, 30)), image)).frames.max() == 255
+
+
+def test_half_and_double_images():
+    values = torch.rand(1, 1, 4, 5)
+    frames = [
+        Blend(size=1)(Attribution(values=values.to(v), image=torch.rand(1, 1, 4, 5).to(i).mul(0).add(0.5))).frames
+        for v, i in ((torch.float32, torch.float32), (torch.float64, torch.float64), (torch.float32, torch.float16))
+    ]
+    for frame in frames[1:]:
+        np.testing.assert_allclose(frame.astype(int), frames[0].astype(int), atol=1)
+
+
+def test_frames_per_second_size_and_letters():
+    a = attribution(np.ones((1, 10, 12, 4)), affine=np.eye(4))
+    assert Blend(fps=3)(a).fps == 3
+    assert Blend()(a).frames.shape == (4, 264, 220, 3)
+    assert Blend(size=1)(a).frames.shape == (4, 12, 10, 3)
+    plain, lettered = (
+        Blend(letters=flag, window=(0, 1))(attribution(np.zeros((1, 8, 8, 2)), np.zeros((1, 8, 8, 2)), np.eye(4)))
+        for flag in (False, True)
+    )
+    assert plain.frames.max() == 0
+    assert lettered.frames.max() > 200
+    middle = lettered.frames.shape[1] // 2
+    assert lettered.frames[:, middle - 60 : middle + 60, middle - 60 : middle + 60].max() == 0
+
+
+def test_sheet_shows_at_most_64_slices_or_what_was_asked_for():
+    a = attribution(np.ones((1, 130, 3, 4)), np.ones((1, 130, 3, 4)))
+    captions = {n: Matshow3d(dpi=30, every_n=n)(a).figure.texts[1].get_text() for n in (None, 1, 50, 500)}
+    assert "44 of 130 slices" in captions[None]
+    assert "130 slices" in captions[1]
+    assert "3 of 130 slices" in captions[50]
+    assert "1 of 130 slices" in captions[500]
+    wide = Matshow3d(dpi=30, every_n=50, frames_per_row=3)(a).frames
+    assert wide.shape[2] > wide.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({}, "gradcam  ·  class 1  ·  score 2.5"),
+        ({"target": "predicted", "classes": (7,)}, "gradcam  ·  predicted class 7  ·  score 2.5"),
+        ({"target": "class 12", "classes": (1,)}, "gradcam  ·  class 12 class 1  ·  score 2.5"),
+        ({"target": "", "classes": None, "scores": None, "provenance": {}}, "map"),
+        (
+            {"target": "segmentation 1", "classes": None, "scores": (-0.0001234,)},
+            "gradcam  ·  segmentation 1  ·  score -0.0001234",
+        ),
+    ],
+)
+def test_describe(fields, line):
+    assert describe(attribution(np.ones((1, 2, 2)), **fields)) == line
+
+
+@pytest.mark.parametrize("renderer", [Blend, Matshow3d, Planes])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cmap": "infern"}, "did you mean 'inferno'"),
+        ({"alpha": 1.2}, "`alpha`"),
+        ({"alpha": "0.5"}, "`alpha`"),
+        ({"channel": -1}, "`channel`"),
+        ({"channel": 1.0}, "`channel`"),
+        ({"reduce": "max"}, "`reduce`"),
+        ({"reduce": -1}, "`reduce`"),
+        ({"scale": "min"}, "'scale'"),
+        ({"vmax": 0}, "`vmax`"),
+        ({"vmax": float("inf")}, "`vmax`"),
+        ({"window": (3, 3)}, "`window`"),
+        ({"window": (1, 2, 3)}, "`window`"),
+        ({"window": ("a", "b")}, "`window`"),
+    ],
+)
+def test_wrong_fields(renderer, options, message):
+    with pytest.raises(ValueError, match=message):
+        renderer(**options)
+
+
+@pytest.mark.parametrize(
+    ("renderer", "options", "message"),
+    [
+        (Blend, {"channel": 5}, "`channel` is 5; the image has 1"),
+        (Planes, {"reduce": 1}, "`reduce` is channel 1; the map has 1"),
+        (Blend, {"frame_axis": 3}, "`frame_axis` is 3; the image has 3"),
+        (Matshow3d, {"frame_axis": -4}, "`frame_axis` is -4"),
+        (Planes, {"voxel": (1, 2)}, "does not lie in the image"),
+        (Planes, {"voxel": (1, 2, 9)}, "does not lie in the image"),
+    ],
+)
+def test_fields_that_do_not_fit_the_image(renderer, options, message):
+    with pytest.raises(ValueError, match=message):
+        renderer(**options)(attribution(np.ones((1, 4, 5, 6))))
+
+
+def test_a_flat_image_has_no_frame_axis():
+    with pytest.raises(ValueError, match="2-D image"):
+        Blend(frame_axis=0)(attribution(np.ones((1, 4, 5))))
