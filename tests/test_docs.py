@@ -78,10 +78,10 @@ def test_the_example_package_installs_and_works(namespace: dict[str, object], tm
         "model.load_state_dict(torch.load('weights.pt', weights_only=True))\nimage = medviz.read('scan.nii.gz')\n"
         f"{usage}\n"
         "x = torch.ones(2, 1, 3, 3)\n"
-        "assert not medviz.get_occluder('black')(x, torch.ones(1, 8, 8), torch.zeros(2, 2)).any()\n"
+        "assert not medviz.get_occluder('medviz-example/black')(x, torch.ones(1, 8, 8), torch.zeros(2, 2)).any()\n"
         "open('t.csv', 'w').write('1,2\\n3,4\\n5,6\\n')\n"
         "assert medviz.read('t.csv').data.shape == (1, 3, 2)\n"
-        "assert attribution.method == 'inputxgradient' and attribution.provenance['package'] == 'medviz-example'\n"
+        "assert attribution.method == 'squaredgradient' and attribution.provenance['package'] == 'medviz-example'\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(target)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
