@@ -184,9 +184,9 @@ class Sink(Plugin):
 
     class Hooks:
         @_hookspec
-        def write(
+        def write(  # type: ignore[empty-body]
             self, plugin: Sink, rendering: Rendering | None, attribution: Attribution | None, tag: str | None, step: int
-        ) -> Path | str:  # type: ignore[empty-body]
+        ) -> Path | str:
             """Write the picture or the values of one image.
 
             Args:
@@ -262,6 +262,4 @@ class Wrapper(Plugin):
         """None of its own."""
 
 
-KINDS: dict[str, type[Plugin]] = {
-    spec.kind: spec for spec in (Explainer, Occluder, Renderer, Sink, Reader, Wrapper)
-}
+KINDS: dict[str, type[Plugin]] = {spec.kind: spec for spec in (Explainer, Occluder, Renderer, Sink, Reader, Wrapper)}
