@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -86,6 +87,9 @@ def make_folder(folder: Path) -> Path:
     torch.save(torch.nn.Linear(1, 1), folder / "pickle.pt")
     (folder / "noise.pt").write_bytes(b"no weights at all")
     (folder / "noise.safetensors").write_bytes(b"no weights at all")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and still in use
+        torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), folder / "scripted.pt")
     affine = np.diag([-2.0, 2.0, 3.0, 1.0])
     scan = np.random.default_rng(0).normal(size=(12, 14, 10)).astype(np.float32)
     nib.save(nib.Nifti1Image(scan, affine), folder / "scan.nii.gz")
