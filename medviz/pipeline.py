@@ -83,8 +83,8 @@ def explain(
         probe = Probe(
             model,
             images[index],
-            layers=[layer for explainer in chosen for layer in _layers(explainer)],
-            graph=any(explainer.needs_gradient for explainer in chosen),
+            layers=[layer for asked in chosen for layer in _layers(asked.explainer)],
+            graph=any(asked.explainer.needs_gradient for asked in chosen),
             output=output,
             arguments=arguments.take(index),
             batch_size=batch_size,
@@ -100,18 +100,29 @@ def explain(
     return results if several else results[0]
 
 
-def _explainers(explainers: str | Explainer | Sequence[str | Explainer]) -> list[Explainer]:
+@attrs.frozen(eq=False)
+class _Asked:
+    """An explainer as it runs, and how it was asked for: a fresh seed belongs to the first, not to the second."""
+
+    explainer: Explainer
+    text: str
+
+
+def _explainers(explainers: str | Explainer | Sequence[str | Explainer]) -> list[_Asked]:
     """Return instances; a stochastic one without a seed gets a fresh one, that the provenance records."""
     given = [explainers] if isinstance(explainers, str | Explainer) else list(explainers)
     if not given:
         raise ValueError("`explainers` is empty; medviz.names('explainers') lists what is installed.")
     chosen = [registry.resolve("explainers", one) for one in given]
-    for i, explainer in enumerate(chosen):
+    asked = []
+    for explainer in chosen:
         if not isinstance(explainer, Explainer):
             raise PluginError(f"`explainers` holds {explainer!r}; expected a name or an instance of medviz.Explainer.")
+        text = registry.describe(explainer)
         if explainer.stochastic and getattr(explainer, "seed", 0) is None:
-            chosen[i] = attrs.evolve(explainer, seed=secrets.randbits(31))  # type: ignore[misc]
-    return chosen
+            explainer = attrs.evolve(explainer, seed=secrets.randbits(31))  # type: ignore[misc]
+        asked.append(_Asked(explainer, text))
+    return asked
 
 
 def _layers(explainer: Explainer) -> Sequence[str | None]:
@@ -129,7 +140,7 @@ def _chunks(images: int, batch_size: BatchSize, model: nn.Module) -> Iterator[Te
 
 def _results(
     probe: Probe,
-    explainers: Sequence[Explainer],
+    explainers: Sequence[_Asked],
     targets: Sequence[tuple[str, Any]],
     images: Tensor,
     affine: np.ndarray | None,
@@ -137,7 +148,8 @@ def _results(
     wrappers: Wrappers,
 ) -> Iterator[Attribution]:
     fixed = [(label, probe.fix(target)) for label, target in targets]
-    for explainer in explainers:
+    for asked in explainers:
+        explainer = asked.explainer
         if images.ndim - 2 not in explainer.ndim:
             name = type(explainer).__name__
             raise ValueError(f"{name} works for {explainer.ndim} spatial axes, not {images.ndim - 2}.")
@@ -156,7 +168,7 @@ def _results(
                 raw=raw.cpu(),
                 affine=affine,
                 index=tuple(index.tolist()),
-                provenance=_provenance(probe, explainer),
+                provenance=_provenance(probe, explainer, asked.text),
             )
 
 
@@ -167,12 +179,12 @@ def resize(values: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(values, size=tuple(size), mode="bilinear" if len(size) == 2 else "trilinear")
 
 
-def _provenance(probe: Probe, explainer: Explainer) -> dict[str, Any]:
+def _provenance(probe: Probe, explainer: Explainer, text: str) -> dict[str, Any]:
     """Return, as plain data, everything that is needed to make the map again."""
     entry = registry.origin(type(explainer))
     return {
         "method": entry.name,
-        "explainer": registry.describe(explainer),
+        "explainer": text,
         "parameters": _plain(explainer),
         "package": entry.package,
         "package_version": entry.version,

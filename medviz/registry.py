@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import attrs
@@ -182,6 +182,8 @@ def describe(plugin: Plugin, nested: bool = False) -> str:
         if isinstance(value, Plugin):
             value = describe(value, nested=True)
             default = describe(resolve(f.metadata["kind"], default), nested=True) if "kind" in f.metadata else default
+        elif callable(value):
+            value = getattr(value, "__name__", type(value).__name__)
         if f.init and repr(value) != repr(default):
             changed[f.alias] = value
     return plugin_strings.written(origin(cls).name, changed, nested)
@@ -199,18 +201,22 @@ def check(kind: str | None = None) -> Iterator[tuple[Entry, PluginError | None]]
             yield entry, None
 
 
-def field(*, kind: str, default: Any, kw_only: bool = False) -> Any:
+def field(*, kind: str, default: Any, kw_only: bool = False, wrap: Callable[[Any], Any] | None = None) -> Any:
     """Return an attrs field that holds a plugin: an instance, or a name or plugin string that is turned into one.
 
     Args:
         kind: the kind of plugin that the field holds, for example "occluders".
         default: a name or an instance; names are resolved when the plugin is constructed.
         kw_only: as in `attrs.field`.
+        wrap: turns a plain function into a plugin, where the field takes one.
     """
     _known_kind(kind)
-    return attrs.field(
-        default=default, converter=lambda value: resolve(kind, value), metadata={"kind": kind}, kw_only=kw_only
-    )
+
+    def convert(value: Any) -> Any:
+        plain = wrap is not None and callable(value) and not isinstance(value, type | Plugin)
+        return resolve(kind, wrap(value) if wrap and plain else value)
+
+    return attrs.field(default=default, converter=convert, metadata={"kind": kind}, kw_only=kw_only)
 
 
 def _build(entry: Entry, parameters: Mapping[str, Any]) -> Plugin:
@@ -229,7 +235,9 @@ def _build(entry: Entry, parameters: Mapping[str, Any]) -> Plugin:
     try:
         return plugin(**parameters)
     except (TypeError, ValueError) as err:
-        raise PluginError(f"{entry.full_name!r} rejects its parameters {dict(parameters)!r}: {err}") from err
+        raise PluginError(
+            f"{entry.full_name!r} rejects its parameters {dict(parameters)!r}: {err.args[0] if err.args else err}"
+        ) from err
 
 
 def _known_kind(kind: str) -> str:

@@ -43,7 +43,7 @@ class AblationCAM(LayerExplainer):
         ablated.movedim(axis + 1, 1)[every, every] = 0
         index = torch.full((count,), image, device=clean.device)
         images = probe.inputs[image].expand(count, *probe.inputs.shape[1:])
-        scores = probe.scores(target, probe.forward(images, index, replace={layer: ablated}), index)
+        scores = probe.scores_of(target, images, index, replace={layer: ablated})
         return probe.scores(target)[image] - scores
 
     def _map_axis(self, features: Tensor) -> int:

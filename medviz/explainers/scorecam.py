@@ -47,7 +47,7 @@ def _weights(probe: Probe, target: FixedTarget, activation: Tensor, image: int) 
         return torch.zeros_like(activation.flatten(1)[:, 0])
     masks = ((masks - low) / torch.where(high > low, high - low, 1))[varying]
     index = torch.full((len(masks),), image, device=masks.device)
-    scores = probe.scores(target, probe.forward(masks * probe.inputs[image], index), index)
+    scores = probe.scores_of(target, masks * probe.inputs[image], index)
     weights = scores.new_zeros(len(varying))
     weights[varying] = scores.softmax(0)
     return weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -25,6 +25,14 @@ from medviz.probe.runner import Runner
 from medviz.targets import FixedTarget, fix
 
 Rule = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+class Rows(Protocol):
+    """Rows of images that may be made when they are needed; a tensor `(M, C, *S)` is one of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
 @attrs.frozen(eq=False)
@@ -135,13 +143,11 @@ class Probe:
         output = self.output if output is None else wide(output)
         return self.fix(target).score(output, self._index(index, len(output)))
 
-    def forward(
-        self, inputs: Tensor, index: Tensor | None = None, replace: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Tensor] | None = None) -> Tensor:
         """Run the model without a graph, as many rows at once as `batch_size` allows.
 
         Args:
-            inputs: perturbed copies `(M, C, *S)`.
+            inputs: perturbed copies `(M, C, *S)`; or anything with a length M that makes the rows of a slice.
             index: the image that each row belongs to, `(M,)`: it gets that image's model arguments. None: row i
                 belongs to image i, and M is B.
             replace: for each named layer what it is to return instead, `(M, K, *s)`; where a layer is called several
@@ -150,6 +156,24 @@ class Probe:
         Returns:
             The outputs `(M, N, …)`, float32 or float64.
         """
+        return self._forward(inputs, index, replace, lambda output, rows: output)
+
+    def scores_of(
+        self, target: Any, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return the target's scores `(M,)` of perturbed copies; large outputs are never held all at once.
+
+        Args and errors as `forward`.
+        """
+        return self._forward(inputs, index, replace, self.fix(target).score)
+
+    def _forward(
+        self,
+        inputs: Rows,
+        index: Tensor | None,
+        replace: Mapping[str, Tensor] | None,
+        reduce: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
         replace = replace or {}
         index = self._index(index, len(inputs))
         modules = {name: module_of(self._runner.model, name) for name in replace}
@@ -158,7 +182,7 @@ class Probe:
         def run(rows: slice) -> Tensor:
             with Replace(modules, {n: t[rows] for n, t in replace.items()}, calls).hooks():
                 output = self._runner.run(inputs[rows], index[rows])
-            return wide(outputs.finite(output, "the model's output"))
+            return reduce(wide(outputs.finite(output, "the model's output")), index[rows])
 
         return torch.cat(list(self._batches(len(inputs), run, graph=False)))
 

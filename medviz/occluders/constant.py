@@ -1,0 +1,24 @@
+"""A constant."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from medviz.hookspecs import Occluder, hookimpl
+
+
+@attrs.frozen(eq=False)
+class Constant(Occluder):
+    """Put one value in the place of what is hidden.
+
+    Args:
+        value: in the units of the image that the network gets.
+    """
+
+    value: float = attrs.field(default=0.0, converter=float)
+
+    @hookimpl
+    def occlude(self, patches: Tensor) -> Tensor:
+        return torch.full_like(patches, self.value)

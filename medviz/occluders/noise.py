@@ -1,0 +1,37 @@
+"""Noise."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from medviz.hookspecs import Occluder, hookimpl
+from medviz.windows import cut_out
+
+
+@attrs.frozen(eq=False)
+class Noise(Occluder):
+    """Put Gaussian noise with the mean and the deviation of each channel in the place of what is hidden.
+
+    One field of noise `(C, *S)` lies under the whole image, the same for every image, and is seen through the window.
+
+    Args:
+        scale: times the channel's standard deviation; ≥ 0.
+        seed: of the field.
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    scale: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
+    seed: int = attrs.field(default=0, validator=attrs.validators.instance_of(int))
+
+    @hookimpl
+    def occlude(self, patches: Tensor, image: Tensor, corners: Tensor) -> Tensor:
+        field = torch.randn(image.shape, generator=torch.Generator().manual_seed(self.seed)).to(image.device)
+        axes = tuple(range(1, image.ndim))
+        values = image.float()
+        noise = values.mean(axes, keepdim=True) + self.scale * values.std(axes, correction=0, keepdim=True) * field
+        return cut_out(noise.to(image.dtype), corners, patches.shape[2:])
