@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import medviz
 from medviz.attribution import Attribution
@@ -19,6 +19,7 @@ from medviz.rendering import Rendering
 
 _SCAN, _LESION, _TRUTH = "scan-planted.nii.gz", "scan-lesion.nii.gz", "scan-lesion.png"
 _MAP = "map.nii.gz"
+_WINDOW = (0.0, 950.0)  # the usual percentiles would burn a bright lesion out
 _LOG, _EVENTS = "tensorboard", "events.out.tfevents.*"
 _PICTURES = {
     "planes.png": ("medviz-xai/planes", "medviz-xai/png"),
@@ -54,7 +55,9 @@ class Files:
         names = [_SCAN, _LESION, _TRUTH, *(f"{method}-{ending}" for method in methods for ending in (*_PICTURES, _MAP))]
         existing = [path for path in (self.folder / name for name in names) if path.exists()] + self._logs()
         if existing and not self.overwrite:
-            raise FileExistsError(f"{str(existing[0])!r} exists already; choose another folder or set `overwrite`.")
+            raise FileExistsError(
+                f"{str(existing[0])!r} exists already; choose another folder, or overwrite=True (--overwrite)."
+            )
 
     def write(self, maps: Sequence[Attribution], planted: Image, lesion: Lesion) -> Iterator[Path]:
         """Write everything; yield each path when it is there."""
@@ -67,7 +70,7 @@ class Files:
         tasks = [(one, ending) for one in maps for ending in _PICTURES]
         for one, ending in tqdm(tasks, desc="pictures", leave=False, disable=None if self.progress else True):
             renderer, sink = _PICTURES[ending]
-            rendering: Any = medviz.get_renderer(renderer)(one)
+            rendering: Any = medviz.get_renderer(renderer, window=_WINDOW)(one)
             drawn[f"{one.method}/{Path(ending).stem}"] = rendering
             yield self._sink(sink, f"{one.method}-{ending}")(rendering)
         yield self._write_log(drawn)
@@ -107,4 +110,5 @@ def _outline(planted: Image, lesion: Lesion) -> Any:
     truth = Attribution(
         lesion.mask.float()[None, None], planted.data[None], affine=affine, provenance={"method": "planted lesion"}
     )
-    return medviz.get_renderer("medviz-xai/planes", voxel=lesion.center, contour=0.5, crosshair=False)(truth)
+    outline = {"voxel": lesion.center, "contour": 0.5, "crosshair": False}
+    return medviz.get_renderer("medviz-xai/planes", window=_WINDOW, **outline)(truth)
