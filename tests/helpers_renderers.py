@@ -7,6 +7,8 @@ import torch
 
 from medviz.attribution import Attribution
 
+torch.set_num_threads(1)  # the pictures are tiny: threads would only wait for each other
+
 
 def attribution(values, image=None, affine=None, **fields):
     """One image: `values` (K, *S), `image` (C, *S) (noise by default), `affine` (4, 4)."""

@@ -79,6 +79,14 @@ def test_colours_are_drawn_without_warnings_whatever_their_range():
         drawn = figure.axes[0].images[0].get_array()
         assert drawn.min() >= 0
         assert drawn.max() <= 1
+        np.testing.assert_array_equal(drawn[..., 3] == 0, np.isnan(sheet).any(-1))
+
+
+def test_one_channel_has_the_range_of_its_values():
+    figure, sheet = matshow3d(VOLUME[None] - 9, channel_dim=0)
+    (drawn,) = figure.axes[0].images
+    assert drawn.get_clim() == (-9, 50)
+    np.testing.assert_array_equal(drawn.get_array().filled(np.nan), sheet[..., 0])
 
 
 @pytest.mark.parametrize("channel_dim", [0, 1])

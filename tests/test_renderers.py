@@ -191,7 +191,7 @@ def test_half_and_double_images():
 def test_frames_per_second_size_and_letters():
     a = attribution(np.ones((1, 10, 12, 4)), affine=np.eye(4))
     assert Blend(fps=3)(a).fps == 3
-    assert Blend()(a).frames.shape == (4, 264, 220, 3)
+    assert Blend()(a).frames.shape == (4, 192, 160, 3)
     assert Blend(size=1)(a).frames.shape == (4, 12, 10, 3)
     plain, lettered = (
         Blend(letters=flag, window=(0, 1))(attribution(np.zeros((1, 8, 8, 2)), np.zeros((1, 8, 8, 2)), np.eye(4)))

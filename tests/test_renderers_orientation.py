@@ -238,6 +238,8 @@ def test_square_pixels():
     assert square_size((10, 20), (1, 4)) == (10, 80)
     assert square_size((10, 20), (0.5, 0.5), least=50) == (30, 60)
     assert square_size((1, 1), (1, 1), least=256) == (256, 256)
+    assert square_size((5000, 4000), (0.1, 0.1)) == (5000, 4000)
+    assert square_size((5000, 4000), (0.1, 0.1), most=100) == (100, 80)
     height, width = square_size((512, 30), (0.1, 10))
     assert max(height, width) == 2048
     assert height / width == pytest.approx(51.2 / 300, rel=0.01)

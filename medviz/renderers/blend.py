@@ -37,7 +37,7 @@ class Blend(MapRenderer):
     fps: float = attrs.field(
         default=10.0, validator=[attrs.validators.instance_of((int, float)), attrs.validators.gt(0)]
     )
-    size: int = attrs.field(default=256, validator=[attrs.validators.instance_of(int), attrs.validators.ge(1)])
+    size: int = attrs.field(default=192, validator=[attrs.validators.instance_of(int), attrs.validators.ge(1)])
     letters: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
 
     @hookimpl

@@ -69,7 +69,9 @@ def matshow3d(
     Raises:
         TypeError, ValueError: not a volume, or arguments that do not fit it.
     """
-    frames = as_frames(volume, frame_dim, channel_dim, every_n)
+    if not isinstance(every_n, int) or every_n < 1:
+        raise ValueError(f"`every_n` is a whole number from 1; got {every_n!r}.")
+    frames = as_frames(volume, frame_dim, channel_dim)
     vmin, vmax = limits(frames, vmin, vmax)
     sheet = as_sheet(frames[::every_n], frames_per_row, margin, fill_value, dtype)
     axes, fig = _axes(fig, show)
@@ -105,10 +107,16 @@ def _axes(fig: Any, show: bool) -> tuple[Any, Any]:
 
 
 def _colours(sheet: np.ndarray, vmin: float, vmax: float) -> np.ndarray:
-    """What matplotlib draws without complaint: colours in [0, 1], empty places white."""
+    """What matplotlib draws without complaint: colours in [0, 1], transparent where there are none."""
+    if sheet.shape[-1] == 1:
+        return sheet[..., 0]
+    colours = sheet.astype(np.float64)
     if vmin < 0 or vmax > 1:
-        sheet = (sheet.astype(np.float64) - vmin) / (vmax - vmin or 1)
-    return np.nan_to_num(sheet.astype(np.float64), nan=1.0).clip(0, 1)
+        colours = (colours - vmin) / (vmax - vmin or 1)
+    opacity = colours[..., 3:] if colours.shape[-1] == 4 else np.ones_like(colours[..., :1])
+    opacity = np.where(np.isnan(colours).any(-1, keepdims=True), 0, opacity)
+    drawn: np.ndarray = np.nan_to_num(np.concatenate([colours[..., :3], opacity], -1)).clip(0, 1)
+    return drawn
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -150,8 +158,8 @@ class Matshow3d(MapRenderer):
     def _tiles(self, scene: Scene, axis: int, places: list[int]) -> np.ndarray:  # (T, h, w, 3)
         height, width = scene.size(axis)
         columns = self._columns(len(places), height, width)
-        least = math.ceil(_WIDTH * self.dpi / columns)
-        size = scene.size(axis, least)
+        pixels = math.ceil(_WIDTH * self.dpi / columns)
+        size = scene.size(axis, pixels, 2 * pixels)
         return np.stack([scene.picture(axis, at, size) for at in places])
 
     def _columns(self, count: int, height: int, width: int) -> int:
@@ -167,15 +175,7 @@ class Matshow3d(MapRenderer):
         axes = add_axes(figure, 0.2, 0.2, across, down)
         volume = np.moveaxis(tiles, -1, 0) / np.float32(255)
         margin = max(1, round(0.01 * width))
-        matshow3d(
-            volume,
-            axes,
-            frames_per_row=columns,
-            channel_dim=0,
-            fill_value=0,
-            margin=margin,
-            interpolation="antialiased",
-        )
+        matshow3d(volume, axes, frames_per_row=columns, channel_dim=0, margin=margin, interpolation="antialiased")
         write(figure, 0.2, full_height - 0.2, title, size=13, weight="bold", va="top")
         write(figure, 0.2, full_height - 0.52, caption, size=10, color=FAINT, va="top")
         return figure

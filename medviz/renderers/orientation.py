@@ -22,6 +22,7 @@ from torch import Tensor
 from medviz.image import spacing_of
 
 _LETTERS = (("R", "L"), ("A", "P"), ("S", "I"))
+_LONGEST = 2048
 _PLANES = ("sagittal", "coronal", "axial")
 
 
@@ -130,13 +131,15 @@ def to_mm(affine: np.ndarray, voxel: tuple[int, ...]) -> tuple[float, float, flo
 
 
 def square_size(
-    shape: tuple[int, int], spacing: tuple[float, float], least: int = 1, most: int = 2048
+    shape: tuple[int, int], spacing: tuple[float, float], least: int = 1, most: int | None = None
 ) -> tuple[int, int]:
     """Return the size in square pixels of a slice of `shape` voxels.
 
     A pixel is as large as the finer of the two steps, so that nothing is lost. A picture smaller than `least` pixels
-    along its longer side is enlarged by a whole number; one longer than `most` is made smaller.
+    along its longer side is enlarged by a whole number; one longer than `most` is made smaller (None: 2048, or the
+    number of voxels if that is more).
     """
+    most = most or max(_LONGEST, *shape)
     extent = [n * step for n, step in zip(shape, spacing, strict=True)]
     pixel = max(min(spacing), max(extent) / most)
     zoom = max(1, -(-least // max(1, round(max(extent) / pixel))))

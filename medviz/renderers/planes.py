@@ -98,7 +98,8 @@ class Planes(MapRenderer):
         axes = add_axes(figure, left, bottom, panel.width, panel.height, label=f"plane {panel.axis}")
         rows, columns = (scene.shape[i] for i in range(3) if i != panel.axis)
         extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)  # voxel centres lie at whole numbers
-        size = scene.size(panel.axis, math.ceil(max(panel.width, panel.height) * self.dpi))
+        pixels = math.ceil(max(panel.width, panel.height) * self.dpi)
+        size = scene.size(panel.axis, pixels, 2 * pixels)
         picture = scene.picture(panel.axis, at[panel.axis], size, wash=not self.contour)
         axes.imshow(picture, extent=extent, aspect="auto", interpolation="antialiased")
         if self.contour:

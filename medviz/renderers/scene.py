@@ -66,11 +66,11 @@ class Scene:
             return "the map is 0 everywhere"
         return f"colours {number(-self.top) if self.signed else 0} to {number(self.top)}"
 
-    def size(self, axis: int, least: int = 1) -> tuple[int, int]:
-        """Return the size in square pixels of a slice with `axis` fixed, at least `least` along its longer side."""
+    def size(self, axis: int, least: int = 1, most: int | None = None) -> tuple[int, int]:
+        """Return the size in square pixels of a slice with `axis` fixed, `least` to `most` along its longer side."""
         kept = [i for i in range(3) if i != axis]
         shape, spacing = self.shape, self.orientation.spacing
-        return square_size((shape[kept[0]], shape[kept[1]]), (spacing[kept[0]], spacing[kept[1]]), least)
+        return square_size((shape[kept[0]], shape[kept[1]]), (spacing[kept[0]], spacing[kept[1]]), least, most)
 
     def slice(self, axis: int, at: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return backdrop `(1 or 3, *size)` and scaled map `(*size)` of one slice, linearly resampled."""

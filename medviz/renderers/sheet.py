@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 
-def as_frames(volume: Any, frame_dim: int = -3, channel_dim: int | None = None, every_n: int = 1) -> np.ndarray:
+def as_frames(volume: Any, frame_dim: int = -3, channel_dim: int | None = None) -> np.ndarray:
     """Return the slices of `volume` in order: `(T, H, W)`, or `(T, C, H, W)` with a `channel_dim`.
 
-    Arguments as in `medviz.renderers.matshow3d.matshow3d`; `every_n` is only checked.
+    Arguments as in `medviz.renderers.matshow3d.matshow3d`.
     """
-    if not isinstance(every_n, int) or every_n < 1:
-        raise ValueError(f"`every_n` is a whole number from 1; got {every_n!r}.")
     if channel_dim not in (None, 0, 1):
         raise ValueError(f"`channel_dim` is None, 0 or 1; got {channel_dim!r}.")
     if isinstance(volume, Sequence) and not isinstance(volume, str):
