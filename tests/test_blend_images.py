@@ -158,7 +158,14 @@ def test_wrong_values(change, message):
 
 
 @pytest.mark.parametrize(
-    "change", [{"image": [[1.0]]}, {"alpha": "half"}, {"cmap": 3}, {"label": GREY.astype(complex)}]
+    "change",
+    [
+        {"image": [[1.0]]},
+        {"alpha": "half"},
+        {"cmap": 3},
+        {"label": GREY.astype(complex)},
+        {"label": GREY.astype(object)},
+    ],
 )
 def test_wrong_types(change):
     with pytest.raises(TypeError, match="`"):

@@ -166,6 +166,8 @@ def test_a_photograph_has_one_plane_and_a_pixel():
         ({"contour": 1.5}, "`contour`"),
         ({"contour": (0.0, 0.5)}, "`contour`"),
         ({"contour": "yes"}, "`contour`"),
+        ({"contour": [0.5, "a"]}, "`contour`"),
+        ({"voxel": 5}, "`voxel`"),
         ({"dpi": 5}, "dpi"),
     ],
 )

@@ -248,6 +248,7 @@ def test_describe(fields, line):
         ({"window": (3, 3)}, "`window`"),
         ({"window": (1, 2, 3)}, "`window`"),
         ({"window": ("a", "b")}, "`window`"),
+        ({"window": 5}, "`window`"),
     ],
 )
 def test_wrong_fields(renderer, options, message):

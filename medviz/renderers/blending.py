@@ -68,6 +68,8 @@ def _as_tensor(array: Any, name: str, device: torch.device | None = None) -> Ten
     if not isinstance(array, Tensor | np.ndarray):
         raise TypeError(f"`{name}` is a {type(array).__name__}; expected a tensor or an array.")
     if isinstance(array, np.ndarray):
+        if array.dtype.kind not in "biufc":
+            raise TypeError(f"`{name}` holds {array.dtype}; expected numbers.")
         array = torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
     tensor: Tensor = array.detach().as_subclass(Tensor).to(device)
     if tensor.is_complex():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -15,7 +14,7 @@ from medviz.renderers.annotate import BACKGROUND, FAINT, TEXT, add_axes, new_fig
 from medviz.renderers.colour_bar import draw_colour_bar
 from medviz.renderers.orientation import to_mm
 from medviz.renderers.panels import GUTTER, Panel, arrange
-from medviz.renderers.scene import MapRenderer, Scene, describe, number
+from medviz.renderers.scene import MapRenderer, Scene, as_tuple, describe, number
 from medviz.rendering import Rendering
 
 _CONTOURS = (0.3, 0.5, 0.7, 0.9)
@@ -32,7 +31,8 @@ def _as_fractions(contour: Any) -> Any:
         return ()
     if contour is True:
         return _CONTOURS
-    return tuple(sorted(contour)) if isinstance(contour, Sequence) and not isinstance(contour, str) else (contour,)
+    fractions = as_tuple(contour)
+    return fractions if isinstance(fractions, tuple) else (fractions,)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -51,14 +51,16 @@ class Planes(MapRenderer):
         dpi: pixels in an inch; the picture is about 12 inches wide.
     """
 
-    voxel: tuple[int, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(tuple))
+    voxel: tuple[int, ...] | None = attrs.field(default=None, converter=as_tuple)
     crosshair: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
     contour: Any = attrs.field(default=(), converter=_as_fractions)
     dpi: int = attrs.field(default=120, validator=[attrs.validators.instance_of(int), attrs.validators.ge(20)])
 
     @voxel.validator
     def _check_voxel(self, _: Any, value: Any) -> None:
-        if value is not None and not all(isinstance(v, int | np.integer) and v >= 0 for v in value):
+        if value is None:
+            return
+        if not isinstance(value, tuple) or not all(isinstance(v, int | np.integer) and v >= 0 for v in value):
             raise ValueError(f"`voxel` holds one index for each spatial axis, whole numbers from 0; got {value!r}.")
 
     @contour.validator
@@ -122,7 +124,7 @@ def _draw_contours(
         return  # a single row of pixels has no contour
     sides = ((extent[0], extent[1], columns), (extent[3], extent[2], rows))
     across, down = (np.linspace(first, last, count + 1) for first, last, count in sides)
-    levels = (*(-f for f in reversed(fractions)), *fractions) if scene.signed else fractions
+    levels = sorted({*fractions, *(-f for f in fractions)} if scene.signed else set(fractions))
     inside = [level for level in levels if scaled.min() < level < scaled.max()]
     if inside:
         colours = scene.colours(np.array(inside))

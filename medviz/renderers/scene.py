@@ -97,6 +97,11 @@ class Scene:
         return washed
 
 
+def as_tuple(value: Any) -> Any:
+    """Return a list as a tuple; anything else stays, for the validator to judge."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 @attrs.frozen(eq=False, kw_only=True)
 class MapRenderer(Renderer):
     """A renderer that lays the map over the image.
@@ -121,7 +126,7 @@ class MapRenderer(Renderer):
         default="max", validator=attrs.validators.in_(("max", "percentile"))
     )
     vmax: float | None = attrs.field(default=None)
-    window: tuple[float, float] | None = attrs.field(default=None, converter=attrs.converters.optional(tuple))
+    window: tuple[float, float] | None = attrs.field(default=None, converter=as_tuple)
 
     @cmap.validator
     def _check_cmap(self, _: Any, value: Any) -> None:
@@ -152,7 +157,12 @@ class MapRenderer(Renderer):
     def _check_window(self, _: Any, value: Any) -> None:
         if value is None:
             return
-        if len(value) != 2 or not all(_is_number(v) and abs(v) < float("inf") for v in value) or value[0] >= value[1]:
+        if (
+            not isinstance(value, tuple)
+            or len(value) != 2
+            or not all(_is_number(v) and abs(v) < float("inf") for v in value)
+            or value[0] >= value[1]
+        ):
             raise ValueError(f"`window` is (low, high) with low < high, in the image's own values; got {value!r}.")
 
     def scene(self, attribution: Attribution) -> Scene:
