@@ -9,9 +9,9 @@ from helpers_renderers import attribution
 import medviz
 from medviz.attribution import Attribution
 from medviz.renderers.blend import Blend
+from medviz.renderers.map_renderer import describe
 from medviz.renderers.matshow3d import Matshow3d
 from medviz.renderers.planes import Planes
-from medviz.renderers.scene import describe
 
 SMALL = {"blend": {"size": 64}, "matshow3d": {"dpi": 40}, "planes": {"dpi": 40}}
 RNG = np.random.default_rng(0)

@@ -11,7 +11,8 @@ from medviz.attribution import Attribution
 from medviz.hookspecs import hookimpl
 from medviz.renderers.annotate import draw_letters
 from medviz.renderers.blending import blend_images
-from medviz.renderers.scene import MapRenderer, Scene, describe, frame_places, pick_axis
+from medviz.renderers.map_renderer import MapRenderer, describe
+from medviz.renderers.scene import Scene, frame_places, pick_axis
 from medviz.rendering import Rendering
 
 __all__ = ["Blend", "blend_images"]

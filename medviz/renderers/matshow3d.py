@@ -12,7 +12,8 @@ from medviz.attribution import Attribution
 from medviz.hookspecs import hookimpl
 from medviz.renderers.annotate import BACKGROUND, FAINT, add_axes, new_figure, rasterise, write
 from medviz.renderers.blend import view
-from medviz.renderers.scene import MapRenderer, Scene, describe, frame_places, pick_axis
+from medviz.renderers.map_renderer import MapRenderer, describe
+from medviz.renderers.scene import Scene, frame_places, pick_axis
 from medviz.renderers.sheet import as_frames, as_sheet, limits
 from medviz.rendering import Rendering
 

@@ -12,9 +12,10 @@ from medviz.attribution import Attribution
 from medviz.hookspecs import hookimpl
 from medviz.renderers.annotate import BACKGROUND, FAINT, TEXT, add_axes, new_figure, rasterise, write
 from medviz.renderers.colour_bar import draw_colour_bar
+from medviz.renderers.map_renderer import MapRenderer, as_tuple, describe
 from medviz.renderers.orientation import to_mm
 from medviz.renderers.panels import GUTTER, Panel, arrange
-from medviz.renderers.scene import MapRenderer, Scene, as_tuple, describe, number
+from medviz.renderers.scene import Scene, number
 from medviz.rendering import Rendering
 
 _CONTOURS = (0.3, 0.5, 0.7, 0.9)
