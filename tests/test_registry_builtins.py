@@ -18,7 +18,7 @@ OWN = [entry for entry in registry.entries() if entry.package == "medviz-xai"]
 
 
 def _plugins() -> Iterator[type[Plugin]]:
-    """Yield the classes of the package, in the folders of the kinds, that implement a hook."""
+    """Yield the public classes of the package, in the folders of the kinds, that implement a hook."""
     for kind in KINDS:
         try:
             folder = importlib.import_module(f"medviz.{kind}")
@@ -27,6 +27,7 @@ def _plugins() -> Iterator[type[Plugin]]:
         for module in pkgutil.walk_packages(folder.__path__, f"{folder.__name__}."):
             for _, cls in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
                 marked = any(hasattr(method, "medviz_impl") for method in vars(cls).values())
+                marked = marked and not cls.__name__.startswith("_")
                 if issubclass(cls, Plugin) and cls.__module__ == module.name and marked:
                     yield cls
 
