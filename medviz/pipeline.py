@@ -80,9 +80,10 @@ def explain(
     around = as_wrappers(wrappers)
     batches: list[list[Attribution]] = []
     for index in _chunks(len(images), batch_size, unwrap(model)):
+        rows = images if len(index) == len(images) else images[index]
         probe = Probe(
             model,
-            images[index],
+            rows,
             layers=[layer for asked in chosen for layer in _layers(asked.explainer)],
             graph=any(asked.explainer.needs_gradient for asked in chosen),
             output=output,
@@ -95,7 +96,7 @@ def explain(
         part = None if affines is None else affines[index.numpy()]
         taken = [(one.label, take(one, index, len(images))) for one in targets]
         with probe:
-            batches.append(list(_results(probe, chosen, taken, images[index], part, index, around)))
+            batches.append(list(_results(probe, chosen, taken, rows, part, index, around)))
     results = [_join(parts) for parts in zip(*batches, strict=True)]
     return results if several else results[0]
 
@@ -148,6 +149,7 @@ def _results(
     wrappers: Wrappers,
 ) -> Iterator[Attribution]:
     fixed = [(label, probe.fix(target)) for label, target in targets]
+    kept = images.to("cpu", copy=True)  # not before the forward pass, whose peak it would raise
     for asked in explainers:
         explainer = asked.explainer
         if images.ndim - 2 not in explainer.ndim:
@@ -160,7 +162,7 @@ def _results(
             raw = raw.to(torch.float64 if images.dtype == torch.float64 else torch.float32)
             yield Attribution(
                 values=resize(raw, images.shape[2:]).cpu(),
-                image=images.cpu(),
+                image=kept,
                 signed=explainer.signed,
                 target=label,
                 classes=None if target.classes is None else tuple(target.classes.tolist()),
