@@ -4,17 +4,22 @@ Every rectifier that is called through torch is meant: `nn.ReLU`, `F.relu`, `tor
 in-place ones, ReLU6, hard tanh, thresholds and `clamp(min=0)`. The forward values are never changed. Behind a
 rectifier f the gradient g goes on as f'(x) · max(g, 0) where f(x) > 0 and as 0 elsewhere: for a ReLU the paper's rule.
 The same generalises to LeakyReLU, PReLU, RReLU, ELU, SELU, CELU, Softplus, SiLU, GELU, Mish and Hardswish.
+
+Out of reach is what torch is never asked for: scripted modules, and activations put together from other operations,
+such as `x * torch.sigmoid(x)`. Modules that are called like an activation and turn out to be one of those are refused
+by name; a function that does the same without a module of its own (`torch.maximum(x, zero)`) passes unseen.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from medviz.probe import Probe
@@ -29,8 +34,14 @@ _RECTIFIERS: frozenset[Callable[..., Any]] = frozenset(
         *(F.softplus, F.silu, F.gelu, F.mish, F.hardswish),
     }
 )
-_CLAMPS = frozenset({torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch.clamp_min, Tensor.clamp_min})
-_OPAQUE = ("Swish", "Mish")  # written as functions of their own, or in parts: torch is never asked for the rectifier
+_CLAMPS: frozenset[Callable[..., Any]] = frozenset(
+    {
+        *(torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_),
+        *(torch.clip, torch.clip_, Tensor.clip, Tensor.clip_),
+        *(torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_),
+    }
+)
+_ACTIVATION = re.compile(r"(elu|swish|silu|mish)\d*(activation|implementation)?$", re.IGNORECASE)
 
 
 class Guided:
@@ -40,37 +51,61 @@ class Guided:
         probe: its model is looked through for what the rule cannot reach.
 
     Raises:
-        ValueError: the model is scripted, or has activations that hide from the rule.
+        ValueError: the model is scripted.
     """
 
     def __init__(self, probe: Probe) -> None:
-        self.rectifiers = 0
+        self.calls = 0
+        self.gates = 0
+        self._hidden: dict[str, str] = {}
         with probe.model() as model:
-            scripted = [name or "model" for name, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
-            hidden = [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if _is_opaque(m)]
-        if scripted:
+            modules = dict(model.named_modules())
+        if scripted := [name or "model" for name, m in modules.items() if isinstance(m, torch.jit.ScriptModule)]:
             raise ValueError(f"guided backpropagation cannot reach into scripted or traced modules: {scripted[:4]}.")
-        if hidden:
-            raise ValueError(
-                f"guided backpropagation does not know these activations: {', '.join(hidden[:8])}; replace them by "
-                "torch's own (nn.SiLU, nn.Mish), or use another method."
-            )
+        self._suspects = {name: m for name, m in modules.items() if _is_suspect(m)}
 
     @contextlib.contextmanager
     def rule(self) -> Iterator[None]:
-        """Apply the rule during the block, forward and backward."""
-        with _Mode(self):
+        """Apply the rule during the block, forward and backward.
+
+        Raises:
+            ValueError: the model has activations that hide from the rule.
+        """
+        with contextlib.ExitStack() as stack:
+            for name, module in self._suspects.items():
+                for handle in self._watch(name, module):
+                    stack.callback(handle.remove)
+            stack.enter_context(_Mode(self))
             yield
+        if self._hidden:
+            named = ", ".join(f"{name} ({kind})" for name, kind in list(self._hidden.items())[:8])
+            raise ValueError(
+                f"guided backpropagation does not know these activations: {named}; replace them by torch's own "
+                "(nn.SiLU, nn.Mish), or use another method."
+            )
 
     def checked(self, gradient: Tensor) -> Tensor:
         """Return `gradient`.
 
         Raises:
-            ValueError: no rectifier was called, so that the rule has changed nothing.
+            ValueError: no rectifier was called on the way from the image, so that the rule has changed nothing.
         """
-        if not self.rectifiers:
+        if not self.gates:
             raise ValueError("the model calls no rectifier, so that guided backpropagation is the plain gradient.")
         return gradient
+
+    def _watch(self, name: str, module: nn.Module) -> list[Any]:
+        """Note a module that is called like an activation and calls no rectifier that the rule sees."""
+        before: list[int] = []
+
+        def enter(*_: Any) -> None:
+            before.append(self.calls)
+
+        def leave(*_: Any) -> None:
+            if before.pop() == self.calls:
+                self._hidden[name] = type(module).__name__
+
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
 
 class _Mode(TorchFunctionMode):
@@ -81,21 +116,35 @@ class _Mode(TorchFunctionMode):
         self.guided = guided
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        rectifies = func in _RECTIFIERS or (func in _CLAMPS and _lower(args, kwargs or {}) == 0)
-        if not rectifies or not isinstance(result, Tensor):
-            return result
-        self.guided.rectifiers += 1
-        if result.requires_grad:
+        kwargs = kwargs or {}
+        if func not in _RECTIFIERS and not (func in _CLAMPS and _clamps_at_zero(args, kwargs)):
+            return func(*args, **kwargs)
+        self.guided.calls += 1
+        x = args[0] if args else kwargs.get("input")
+        if not (isinstance(x, Tensor) and x._is_view() and x.requires_grad and _in_place(func, args, kwargs)):
+            return self._gated(func(*args, **kwargs))
+        # the gradient of a view that was changed in place goes to its base, past a hook on the view
+        changed = self._gated(func(x.clone(), *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
+        return x.copy_(changed)
+
+    def _gated(self, result: Any) -> Any:
+        if isinstance(result, Tensor) and result.requires_grad:
+            self.guided.gates += 1
             positive = result > 0
             # a hook belongs to the value as it is now: what is later changed in place is not gated twice
             result.register_hook(lambda gradient: gradient.clamp(min=0) * positive)  # type: ignore[no-untyped-call]
         return result
 
 
-def _lower(args: Any, kwargs: Any) -> Any:
-    return kwargs.get("min", args[1] if len(args) > 1 else None)
+def _clamps_at_zero(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    low = kwargs.get("min", args[1] if len(args) > 1 else None)
+    return low is not None and bool((torch.as_tensor(low) == 0).all())
 
 
-def _is_opaque(module: torch.nn.Module) -> bool:
-    return type(module).__name__.endswith(_OPAQUE) and type(module).__module__ != "torch.nn.modules.activation"
+def _in_place(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    return func.__name__.endswith("_") or bool(kwargs.get("inplace")) or any(a is True for a in args[1:])
+
+
+def _is_suspect(module: nn.Module) -> bool:
+    named = _ACTIVATION.search(type(module).__name__) and type(module).__module__ != "torch.nn.modules.activation"
+    return bool(named) and not any(True for _ in module.children())
