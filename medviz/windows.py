@@ -29,6 +29,23 @@ def _box(corner: Sequence[int], size: Sequence[int]) -> tuple[EllipsisType | sli
     return (..., *(slice(c, c + s) for c, s in zip(corner, size, strict=True)))
 
 
+def around(extent: int, wanted: int, first: int, end: int) -> tuple[int, int, int]:
+    """Return where windows slide, along one axis, to look at the voxels from `first` to before `end`.
+
+    Args:
+        extent: of the image.
+        wanted: size of a window.
+        first: first voxel that is looked at.
+        end: the one after the last.
+
+    Returns:
+        The first voxel of the windows' range, the one after its last, and a window's size.
+    """
+    edge, cut = (wanted - 1) // 2, min(wanted, extent)
+    low = max(0, min(first - edge, extent - cut))
+    return low, min(extent, max(end + edge, low + cut)), cut
+
+
 @attrs.frozen(eq=False)
 class Windows:
     """Windows of one size over a part of an image.
@@ -51,17 +68,15 @@ class Windows:
 
         Args:
             shape: of the image.
-            size: of a window; cut, and logged, where it is larger than the part of the image that it slides over.
+            size: of a window; cut, and logged, where it is larger than the image.
             overlap: of neighbours, as a fraction of the size, in [0, 1).
             region: the first voxel and the one after the last, along each axis. Windows slide over it and half a
-                window around it.
+                window around it, or more where one window would not fit.
         """
         starts, sizes = [], []
         for extent, wanted, (first, end) in zip(shape, size, region, strict=True):
-            edge = (wanted - 1) // 2
-            low, high = max(0, first - edge), min(extent, end + edge)
-            cut = min(wanted, high - low)
-            step = max(1, int(cut * (1 - overlap)))
+            low, high, cut = around(extent, wanted, first, end)
+            step = max(1, int(round(cut * (1 - overlap), 6)))  # 10 · (1 - 0.8) is 1.9999… in binary
             starts.append(sorted({min(start, high - cut) for start in range(low, high - cut + step, step)}))
             sizes.append(cut)
         if tuple(sizes) != tuple(size):

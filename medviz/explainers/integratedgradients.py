@@ -14,6 +14,7 @@ from medviz.hookspecs import Explainer, hookimpl
 from medviz.probe import Probe
 from medviz.probe.gradients import wide
 from medviz.targets import FixedTarget
+from medviz.validators import whole
 
 Baseline = float | Literal["min", "mean"]
 
@@ -35,13 +36,13 @@ class IntegratedGradients(Explainer):
 
     Args:
         steps: gradients on the way; ≥ 1.
-        baseline: the image that stands for "nothing": a value for all voxels, or each image's "min" (air in CT) or
-            "mean" of each channel.
+        baseline: the image that stands for "nothing": a value for all voxels, or the "min" (air in CT) or the "mean"
+            of each channel of each image.
     """
 
     signed: ClassVar[bool] = True
 
-    steps: int = attrs.field(default=64, validator=[attrs.validators.instance_of(int), attrs.validators.ge(1)])
+    steps: int = attrs.field(default=64, validator=whole(1))
     baseline: Baseline = attrs.field(default=0.0, converter=_as_baseline)
 
     @hookimpl

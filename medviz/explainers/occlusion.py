@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import operator
 from collections.abc import Callable, Sequence
 from types import EllipsisType
 from typing import Any, ClassVar
@@ -15,6 +17,7 @@ from medviz import registry
 from medviz.hookspecs import Explainer, Occluder, hookimpl
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
+from medviz.validators import number
 from medviz.windows import Windows, cut_out
 
 _log = logging.getLogger("medviz")
@@ -31,7 +34,7 @@ def _as_region(region: Any) -> tuple[tuple[int, int], ...] | None:
     if region is None:
         return None
     try:
-        pairs = tuple((int(first), int(end)) for first, end in region)
+        pairs = tuple((operator.index(first), operator.index(end)) for first, end in region)
     except (TypeError, ValueError):
         pairs = ()
     if not pairs or any(first < 0 or end <= first for first, end in pairs):
@@ -40,7 +43,7 @@ def _as_region(region: Any) -> tuple[tuple[int, int], ...] | None:
 
 
 @attrs.frozen(eq=False)
-class _Function(Occluder):
+class FunctionOccluder(Occluder):
     """A plain function as an occluder."""
 
     function: Callable[[Tensor, Tensor, Tensor], Tensor] = attrs.field(validator=attrs.validators.is_callable())
@@ -70,8 +73,8 @@ class Occlusion(Explainer):
     signed: ClassVar[bool] = True
 
     mask_size: int | tuple[int, ...] = attrs.field(default=16, converter=_as_size)
-    overlap: float = attrs.field(default=0.6, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
-    occluder: Occluder = registry.field(kind="occluders", default="medviz-xai/gaussian", wrap=_Function)
+    overlap: float = attrs.field(default=0.6, validator=number(least=0, below=1))
+    occluder: Occluder = registry.field(kind="occluders", default="medviz-xai/gaussian", wrap=FunctionOccluder)
     per_channel: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     region: tuple[tuple[int, int], ...] | None = attrs.field(default=None, converter=_as_region)
 
@@ -83,7 +86,7 @@ class Occlusion(Explainer):
         where = self._region(windows.shape)
         for image, score in enumerate(clean):
             for k, channel in enumerate(self._channels(probe)):
-                hidden = self._scores(probe, target, _Occluded(self, probe.inputs, windows, image, channel))
+                hidden = self._scores(probe, target, Occluded(self.occluder, probe.inputs, windows, image, channel))
                 blended = windows.blend(hidden[:, None], weight)[0]
                 maps[image, k][where] = score - blended[where].to(score)
         return maps
@@ -96,19 +99,23 @@ class Occlusion(Explainer):
             activate: turns outputs `(M, N)` into what is blended, such as `lambda out: out.softmax(1)`.
         """
         if self.per_channel or probe.output.ndim != 2:
-            raise ValueError("scores() needs an output (B, N), and all channels hidden together.")
+            raise ValueError(
+                "the scores of every class need an output (B, N) and all channels hidden together; the network's is "
+                f"{tuple(probe.output.shape)}. Choose a part of it with `output`, or explain one score with a "
+                "medviz.SegmentationTarget."
+            )
         windows, weight = self._plan(probe)
         where = self._region(windows.shape)
         scores = probe.output.new_full((*probe.output.shape, *windows.shape), float("nan"))
         for image, scores_of_image in enumerate(scores):
-            outputs = self._outputs(probe, _Occluded(self, probe.inputs, windows, image, None))
+            outputs = self._outputs(probe, Occluded(self.occluder, probe.inputs, windows, image))
             blended = windows.blend(activate(outputs) if activate else outputs, weight)
             scores_of_image[where] = blended[where].to(scores)
         return scores
 
     def passes(self, shape: Sequence[int]) -> int:
         """Return how many forward passes of one image a batch of `shape` `(B, C, *S)` costs."""
-        return shape[0] * len(self.windows(shape[2:])) * (shape[1] if self.per_channel else 1)
+        return self._passes(shape, self.windows(shape[2:]))
 
     def windows(self, shape: Sequence[int]) -> Windows:
         """Return the windows that slide over an image of `shape` `*S`.
@@ -124,18 +131,21 @@ class Occlusion(Explainer):
             raise ValueError(f"`region` {region} leaves the image, whose size is {tuple(shape)}.")
         return Windows.over(shape, size, self.overlap, region)
 
+    def _passes(self, shape: Sequence[int], windows: Windows) -> int:
+        return shape[0] * len(windows) * (shape[1] if self.per_channel else 1)
+
     def _plan(self, probe: Probe) -> tuple[Windows, Tensor]:
-        _log.info("occlusion needs %d forward passes of one image", self.passes(probe.inputs.shape))
         windows = self.windows(probe.inputs.shape[2:])
+        _log.info("occlusion needs %d forward passes of one image", self._passes(probe.inputs.shape, windows))
         return windows, self.occluder.weight(windows.size)
 
-    def _scores(self, probe: Probe, target: FixedTarget, rows: _Occluded) -> Tensor:
+    def _scores(self, probe: Probe, target: FixedTarget, rows: Occluded) -> Tensor:
         """The target's score `(M,)` of each window of one image; logits are kept for the next target."""
         if probe.output.ndim > 2:
             return probe.scores_of(target, rows, rows.index)
         return probe.scores(target, self._outputs(probe, rows), rows.index)
 
-    def _outputs(self, probe: Probe, rows: _Occluded) -> Tensor:
+    def _outputs(self, probe: Probe, rows: Occluded) -> Tensor:
         made: Tensor = probe.remember((self, rows.position, rows.channel), lambda: probe.forward(rows, rows.index))
         return made
 
@@ -147,14 +157,23 @@ class Occlusion(Explainer):
 
 
 @attrs.frozen(eq=False)
-class _Occluded:
-    """The copies of one image of a batch with a window hidden, made when they are needed."""
+class Occluded:
+    """The copies of one image of a batch with a window hidden, made when they are needed.
 
-    config: Occlusion
+    Args:
+        occluder: what stands in the place of what is hidden.
+        images: the batch `(B, C, *S)`.
+        windows: one for each copy.
+        position: of the image in the batch.
+        channel: the one that is hidden; None: all.
+    """
+
+    occluder: Occluder
     images: Tensor
     windows: Windows
-    position: int
-    channel: int | None
+    position: int = 0
+    channel: int | None = None
+    _made: dict[int, Tensor] = attrs.field(factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -165,10 +184,24 @@ class _Occluded:
         return torch.full((len(self),), self.position, device=self.images.device)
 
     def __getitem__(self, rows: slice) -> Tensor:
-        image, corners = self.images[self.position], self.windows.corners[rows]
-        hidden = self.config.occluder(cut_out(image, corners, self.windows.size), image, corners)
+        image, windows = self.images[self.position], range(len(self))[rows]
         channels = slice(None) if self.channel is None else slice(self.channel, self.channel + 1)
-        copies = image.repeat(len(hidden), *[1] * image.ndim)
-        for i, patch in enumerate(hidden):
-            copies[i, channels][self.windows.box(rows.start + i)] = patch[channels]
+        copies = image.repeat(len(windows), *[1] * image.ndim)
+        for copy, window in zip(copies, windows, strict=True):
+            copy[channels][self.windows.box(window)] = self._hidden(window)[channels]
         return copies
+
+    def _hidden(self, window: int) -> Tensor:
+        """Return one hidden window `(C, *mask)`, made with as many others as together are as large as the image.
+
+        An occluder may look at the whole image whenever it is asked: how often must not depend on the batch size.
+        """
+        image = self.images[self.position]
+        many = max(1, math.prod(self.windows.shape) // math.prod(self.windows.size))
+        part, place = divmod(window, many)
+        if part not in self._made:
+            self._made.clear()
+            corners = self.windows.corners[part * many : (part + 1) * many]
+            patches = cut_out(image, corners, self.windows.size)
+            self._made[part] = self.occluder(patches, image.clone(), corners)  # a function may work in place
+        return self._made[part][place]

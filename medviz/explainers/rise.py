@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medviz.explainers.sampling import generator, seed_field
+from medviz.explainers.sampling import drawn, generator, seed_field
 from medviz.hookspecs import Explainer, hookimpl
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
+from medviz.validators import number, whole
 from medviz.windows import cut_out
-
-_count = [attrs.validators.instance_of(int), attrs.validators.ge(1)]
 
 
 @attrs.frozen(eq=False)
@@ -30,31 +29,32 @@ class RISE(Explainer):
         n_masks: random masks, the same for every image; ≥ 1. Each costs one forward pass.
         cells: cells of the coarse random grid along each axis; ≥ 1.
         keep: the probability that a cell is seen, in (0, 1).
-        fill: the value in the place of what is not seen.
-        seed: of the masks; None: a fresh one.
+        fill: the value in the place of what is not seen, in the units of the image that the network gets.
+        seed: of the masks, in [0, 2³²); None: a fresh one, which the provenance records.
     """
 
     signed: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
 
-    n_masks: int = attrs.field(default=1000, validator=_count)
-    cells: int = attrs.field(default=7, validator=_count)
-    keep: float = attrs.field(default=0.5, validator=[attrs.validators.gt(0), attrs.validators.lt(1)])
-    fill: float = attrs.field(default=0.0, converter=float)
+    n_masks: int = attrs.field(default=1000, validator=whole(1))
+    cells: int = attrs.field(default=7, validator=whole(1))
+    keep: float = attrs.field(default=0.5, validator=number(above=0, below=1))
+    fill: float = attrs.field(default=0.0, validator=number())
     seed: int | None = seed_field()
 
     @hookimpl
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:
-        return torch.stack([self._one(probe, target, image) for image in range(len(probe.inputs))])
+        seed = drawn(self.seed)
+        return torch.stack([self._one(probe, target, image, seed) for image in range(len(probe.inputs))])
 
-    def _one(self, probe: Probe, target: FixedTarget, image: int) -> Tensor:
+    def _one(self, probe: Probe, target: FixedTarget, image: int, seed: int) -> Tensor:
         """Return the map `(1, *S)` of one image."""
-        masked = _Masked(self, probe.inputs[image])
+        masked = _Masked(self, probe.inputs[image], seed)
         index = torch.full((self.n_masks,), image, device=probe.inputs.device)
         scores = probe.scores_of(target, masked, index).double()
         total = torch.zeros_like(probe.inputs[image, :1], dtype=torch.float64)
-        for number, above in enumerate(scores - scores.mean()):
-            total += above * masked.mask(number)
+        for i, above in enumerate(scores - scores.mean()):
+            total += above * masked.mask(i)
         return total / (self.n_masks * self.keep)
 
 
@@ -64,18 +64,19 @@ class _Masked:
 
     config: RISE
     image: Tensor
+    seed: int
 
     def __len__(self) -> int:
         return self.config.n_masks
 
     def __getitem__(self, rows: slice) -> Tensor:
-        masks = torch.stack([self.mask(number) for number in range(rows.start, rows.stop)])
+        masks = torch.stack([self.mask(i) for i in range(rows.start, rows.stop)])
         return masks * self.image + (1 - masks) * self.config.fill
 
-    def mask(self, number: int) -> Tensor:
-        """Return one mask `(1, *S)` in [0, 1]: a random grid, enlarged linearly and shifted by less than a cell."""
+    def mask(self, i: int) -> Tensor:
+        """Return mask `i` `(1, *S)` in [0, 1]: a random grid, enlarged linearly and shifted by less than a cell."""
         shape, cells = self.image.shape[1:], self.config.cells
-        source = generator(None if self.config.seed is None else self.config.seed * 1_000_003 + number)
+        source = generator(self.seed * 1_000_003 + i)
         grid = (torch.rand([cells + 1] * len(shape), generator=source) < self.config.keep).float()
         edges = [-(-extent // cells) for extent in shape]
         mode = "bilinear" if len(shape) == 2 else "trilinear"

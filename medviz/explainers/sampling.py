@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 
 import attrs
@@ -10,18 +11,22 @@ from torch import Tensor
 
 from medviz.probe import Probe
 from medviz.probe.gradients import wide
+from medviz.validators import SEED
 
 
 def seed_field() -> int | None:
     """Return the attrs field of a seed: None draws a fresh one, which the provenance records."""
-    valid = attrs.validators.optional(attrs.validators.instance_of(int))
-    return attrs.field(default=None, validator=valid, kw_only=True)
+    return attrs.field(default=None, validator=attrs.validators.optional(SEED), kw_only=True)
+
+
+def drawn(seed: int | None) -> int:
+    """Return `seed`, or a fresh one where it is None."""
+    return secrets.randbits(32) if seed is None else seed
 
 
 def generator(seed: int | None) -> torch.Generator:
     """Return a generator of its own on the CPU, so that every device gets the same numbers."""
-    made = torch.Generator()
-    return made.manual_seed(made.seed() if seed is None else seed)
+    return torch.Generator().manual_seed(drawn(seed))
 
 
 def copies(probe: Probe, count: int, graph: bool) -> Iterator[int]:
@@ -48,6 +53,8 @@ def noisy(probe: Probe, count: int, spread: float, source: torch.Generator) -> t
         source: each copy draws one field `(C, *S)` and uses it for every image, so that a batch equals single images.
     """
     images = wide(probe.inputs)
-    noise = torch.randn((count, 1, *images.shape[1:]), generator=source).to(images)
+    # one draw for each field: torch draws a block of several in another order, so the map would depend on `count`
+    fields = [torch.randn(images.shape[1:], generator=source) for _ in range(count)]
+    noise = torch.stack(fields)[:, None].to(images)
     rows = images + noise * spread * image_range(images)
     return rows.flatten(0, 1), torch.arange(len(images), device=images.device).repeat(count)

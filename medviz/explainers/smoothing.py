@@ -13,6 +13,7 @@ from medviz.hookspecs import Explainer
 from medviz.probe import Probe
 from medviz.probe.probe import Rule
 from medviz.targets import FixedTarget
+from medviz.validators import number, whole
 
 
 @attrs.frozen(eq=False)
@@ -22,14 +23,15 @@ class SmoothExplainer(Explainer):
     Args:
         stdev_spread: standard deviation of the noise, as a fraction of each image's range of values; ≥ 0.
         n_samples: noisy copies of each image; ≥ 1.
-        statistic: "mean" of the gradients (signed), "magnitude": the root of their mean square, or their "variance".
-        seed: of the noise; None: a fresh one.
+        statistic: "mean" of the gradients (signed), "magnitude": the root of their mean square, or their "variance"
+            (the mean squared deviation from the mean; ≥ 0, as is the magnitude).
+        seed: of the noise, in [0, 2³²); None: a fresh one, which the provenance records.
     """
 
     stochastic: ClassVar[bool] = True
 
-    stdev_spread: float = attrs.field(default=0.15, validator=attrs.validators.ge(0))
-    n_samples: int = attrs.field(default=25, validator=[attrs.validators.instance_of(int), attrs.validators.ge(1)])
+    stdev_spread: float = attrs.field(default=0.15, validator=number(least=0))
+    n_samples: int = attrs.field(default=25, validator=whole(1))
     statistic: Literal["mean", "magnitude", "variance"] = attrs.field(
         default="mean", validator=attrs.validators.in_(("mean", "magnitude", "variance"))
     )

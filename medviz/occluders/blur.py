@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medviz.hookspecs import Occluder, hookimpl
+from medviz.probe.gradients import wide
+from medviz.validators import number
 from medviz.windows import cut_out
 
 
@@ -22,7 +24,7 @@ class Blur(Occluder):
         sigma: standard deviation in voxels; > 0.
     """
 
-    sigma: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
+    sigma: float = attrs.field(default=5.0, validator=number(above=0))
 
     @hookimpl
     def occlude(self, patches: Tensor, image: Tensor, corners: Tensor) -> Tensor:
@@ -32,10 +34,10 @@ class Blur(Occluder):
 def _blur(image: Tensor, sigma: float) -> Tensor:
     """Blur `(C, *S)` along one axis after the other; beyond the border the image goes on as it ends."""
     reach = max(1, round(3 * sigma))
-    offset = torch.arange(-reach, reach + 1, dtype=torch.float32, device=image.device)
+    blurred = wide(image)
+    offset = torch.arange(-reach, reach + 1, dtype=blurred.dtype, device=image.device)
     kernel = (-0.5 * (offset / sigma) ** 2).exp()
     kernel = (kernel / kernel.sum())[None, None]
-    blurred = image.float()
     for axis in range(1, image.ndim):
         lines = blurred.movedim(axis, -1)
         padded = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")

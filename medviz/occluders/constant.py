@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from medviz.hookspecs import Occluder, hookimpl
+from medviz.validators import number
 
 
 @attrs.frozen(eq=False)
@@ -17,7 +18,7 @@ class Constant(Occluder):
         value: in the units of the image that the network gets.
     """
 
-    value: float = attrs.field(default=0.0, converter=float)
+    value: float = attrs.field(default=0.0, validator=number())
 
     @hookimpl
     def occlude(self, patches: Tensor) -> Tensor:

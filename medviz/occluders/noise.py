@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from medviz.hookspecs import Occluder, hookimpl
+from medviz.probe.gradients import wide
+from medviz.validators import SEED, number
 from medviz.windows import cut_out
 
 
@@ -20,18 +22,18 @@ class Noise(Occluder):
 
     Args:
         scale: times the channel's standard deviation; ≥ 0.
-        seed: of the field.
+        seed: of the field, in [0, 2³²).
     """
 
     stochastic: ClassVar[bool] = True
 
-    scale: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
-    seed: int = attrs.field(default=0, validator=attrs.validators.instance_of(int))
+    scale: float = attrs.field(default=1.0, validator=number(least=0))
+    seed: int = attrs.field(default=0, validator=SEED)
 
     @hookimpl
     def occlude(self, patches: Tensor, image: Tensor, corners: Tensor) -> Tensor:
         field = torch.randn(image.shape, generator=torch.Generator().manual_seed(self.seed)).to(image.device)
         axes = tuple(range(1, image.ndim))
-        values = image.float()
+        values = wide(image)
         noise = values.mean(axes, keepdim=True) + self.scale * values.std(axes, correction=0, keepdim=True) * field
         return cut_out(noise.to(image.dtype), corners, patches.shape[2:])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medviz.hookspecs import Occluder, hookimpl
+from medviz.validators import SEED
 
 
 @attrs.frozen(eq=False)
@@ -16,12 +17,12 @@ class Shuffle(Occluder):
     """Shuffle the voxels of each window: its histogram stays, its structure goes. All channels move together.
 
     Args:
-        seed: of the order, which is the same for all windows.
+        seed: of the order, in [0, 2³²), which is the same for all windows.
     """
 
     stochastic: ClassVar[bool] = True
 
-    seed: int = attrs.field(default=0, validator=attrs.validators.instance_of(int))
+    seed: int = attrs.field(default=0, validator=SEED)
 
     @hookimpl
     def occlude(self, patches: Tensor) -> Tensor:

@@ -1,0 +1,40 @@
+"""What the parameters of plugins may be, with errors that name the parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import attrs
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def number(*, above: float = -math.inf, least: float = -math.inf, below: float = math.inf) -> Validator:
+    """Return a validator of finite numbers: > `above`, ≥ `least` and < `below`."""
+    limits = [(">", above), ("≥", least), ("<", below)]
+    text = " and ".join(f"{sign} {limit:g}" for sign, limit in limits if math.isfinite(limit))
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        good = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+        if not good or not (above < value < below and value >= least):
+            raise ValueError(f"`{attribute.name}` is a finite number{' ' if text else ''}{text}; got {value!r}.")
+
+    return check
+
+
+def whole(least: int, below: int | None = None) -> Validator:
+    """Return a validator of ints ≥ `least` and < `below`."""
+    text = f"≥ {least}" + (f" and < {below}" if below is not None else "")
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        good = isinstance(value, int) and not isinstance(value, bool)
+        if not good or value < least or (below is not None and value >= below):
+            raise ValueError(f"`{attribute.name}` is an int {text}; got {value!r}.")
+
+    return check
+
+
+SEED = whole(0, 1 << 32)  # torch's generator on the CPU looks at 32 bits
