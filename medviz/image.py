@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import numpy as np
@@ -92,6 +92,27 @@ def as_batch(image: Any, affine: Any = None) -> tuple[Tensor, np.ndarray | None]
     if np.ndim(affine) == 2:
         affine = [as_affine(affine)] * len(batch)
     return batch, as_affine(affine, (len(batch), 4, 4))
+
+
+def like(values: Tensor, image: Any, first: Sequence[int] = ()) -> Tensor:
+    """Return `values` on the device of `image`, and as a MetaTensor with its affine where `image` is one.
+
+    Args:
+        values: what was computed of `image` on its own grid or on a part of it.
+        image: a tensor or array.
+        first: the voxel of `image` that is the first of `values`, one index for each spatial axis; (): the same grid.
+    """
+    if not isinstance(image, Tensor):
+        return values
+    values = values.to(image.device)
+    if not hasattr(image, "copy_meta_from"):
+        return values
+    made: Any = type(image)(values)
+    made.copy_meta_from(image)
+    shift = torch.eye(made.affine.shape[-1]).to(made.affine)
+    shift[: len(first), -1] = torch.tensor(first).to(shift)
+    made.affine = made.affine @ shift
+    return cast(Tensor, made)
 
 
 def _plain(tensor: Tensor) -> Tensor:

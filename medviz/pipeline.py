@@ -174,11 +174,18 @@ def _results(
             )
 
 
-def resize(values: Tensor, size: Sequence[int]) -> Tensor:
-    """Return `(B, K, *s)` on the grid `size`, interpolated linearly between voxel centres."""
+def resize(values: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Return `(B, K, *s)` on the grid `size`, interpolated linearly between voxel centres.
+
+    Args:
+        values: the values on another grid.
+        size: 1 to 3 spatial axes.
+        align_corners: let the centres of the corner voxels coincide, and not the outer borders.
+    """
     if values.shape[2:] == torch.Size(size):
         return values.clone()
-    return F.interpolate(values, size=tuple(size), mode="bilinear" if len(size) == 2 else "trilinear")
+    mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
+    return F.interpolate(values, size=tuple(size), mode=mode, align_corners=align_corners)
 
 
 def _provenance(probe: Probe, explainer: Explainer, text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
 from medviz import registry
 from medviz.attribution import Attribution
@@ -21,7 +22,7 @@ _PROTOCOL = {"torch": "tensorboard.compat.proto.summary_pb2", "tensorboardX": "t
 
 
 def _check_writer(sink: TensorBoard, _: Any, writer: Any) -> None:
-    if writer is not None and _library(writer) is None:
+    if writer is not None and library_of(writer) is None:
         raise TypeError(f"`writer` is a {type(writer).__name__}; expected a SummaryWriter of torch or tensorboardX.")
     if (writer is None) == (sink.path is None):
         raise ValueError("give either `path`, a log folder, or `writer`, an open SummaryWriter.")
@@ -51,8 +52,8 @@ class TensorBoard(Sink):
         """Write one image summary and flush it; return the log folder."""
         place = Place.of(attribution, tag, step)
         with self._open(place) as writer:
-            summary = _summary(writer, _tag(rendering, place), rendering)
-            writer.file_writer.add_summary(summary, step)
+            made = summary(library_of(writer) or "", _tag(rendering, place), rendering.frames, rendering.fps)
+            writer.file_writer.add_summary(made, step)
             writer.flush()
             return str(writer.file_writer.get_logdir())
 
@@ -79,17 +80,23 @@ def _tag(rendering: Rendering, place: Place) -> str:
     return f"{tag}/{place.index}" if place.index else tag
 
 
-def _library(writer: Any) -> str | None:
+def library_of(writer: Any) -> str | None:
     """Return which library wrote the class of `writer`, or a class that it inherits from."""
     homes = {cls.__module__.partition(".")[0] for cls in type(writer).__mro__ if cls.__name__ == "SummaryWriter"}
     return next((library for library in _PROTOCOL if library in homes), None)
 
 
-def _summary(writer: Any, tag: str, rendering: Rendering) -> Any:
-    """Build the summary of the writer's own library; the two do not take each other's."""
-    frames = rendering.frames
-    encoded = png_bytes(frames[0]) if len(frames) == 1 else gif_bytes(frames, rendering.fps)
-    summary = importlib.import_module(_PROTOCOL[_library(writer) or ""]).Summary
+def summary(library: str, tag: str, frames: np.ndarray, fps: float) -> Any:
+    """Return the image summary of a picture, or of a movie as a GIF.
+
+    Args:
+        library: "torch" or "tensorboardX"; the two do not take each other's summaries.
+        tag: the name in TensorBoard.
+        frames: `(T, H, W, 3)` uint8.
+        fps: frames per second.
+    """
+    encoded = png_bytes(frames[0]) if len(frames) == 1 else gif_bytes(frames, fps)
+    made = importlib.import_module(_PROTOCOL[library]).Summary
     height, width, channels = frames.shape[1:]
-    image = summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=encoded)
-    return summary(value=[summary.Value(tag=tag, image=image)])
+    image = made.Image(height=height, width=width, colorspace=channels, encoded_image_string=encoded)
+    return made(value=[made.Value(tag=tag, image=image)])
