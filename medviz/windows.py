@@ -108,3 +108,29 @@ class Windows:
             total[self.box(i)] += value.reshape(-1, *[1] * weight.ndim) * weight
             weights[self.box(i)] += weight
         return total / weights
+
+
+@attrs.frozen
+class Crop:
+    """A part of a grid: call it to cut the part out, and `inverse` to put it back among zeros.
+
+    Args:
+        slices: the part, along the last axes.
+        shape: of the whole grid, along the same axes.
+    """
+
+    slices: tuple[slice, ...]
+    shape: tuple[int, ...]
+
+    def __call__(self, whole: Tensor) -> Tensor:
+        """Return the part of `whole` `(…, *shape)`."""
+        return whole[self._where()]
+
+    def inverse(self, part: Tensor) -> Tensor:
+        """Return `part` in its place in a grid of zeros `(…, *shape)`."""
+        whole = part.new_zeros((*part.shape[: -len(self.shape)], *self.shape))
+        whole[self._where()] = part
+        return whole
+
+    def _where(self) -> tuple[EllipsisType | slice, ...]:
+        return (..., *self.slices)
