@@ -12,7 +12,6 @@ import medviz
 from medviz import registry
 
 OURS = [entry for entry in registry.entries("explainers") if entry.package == "medviz-xai"]
-EXPLAINERS = [entry.name for entry in OURS]
 LAYERED = [entry.name for entry in OURS if entry.load().needs_layer]  # type: ignore[attr-defined]
 GRADIENT = [entry.name for entry in OURS if entry.load().needs_gradient]  # type: ignore[attr-defined]
 
@@ -23,7 +22,8 @@ TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}  # of the maximum; on CUDA with TF32 off
 def explain(name: str, model: nn.Module, image: Any, target: Any = None, **parameters: Any) -> medviz.Attribution:
     """Explain by our own explainer, whatever else is installed under its name."""
     options = {key: parameters.pop(key) for key in ("output", "batch_size", "model_args") if key in parameters}
-    result = medviz.get_explainer(f"medviz-xai/{name}", **parameters)(model, image, target, **options)
+    explainer = medviz.get_explainer(f"medviz-xai/{name}", **parameters)
+    result = explainer(model, image, target, **options)
     assert isinstance(result, medviz.Attribution)
     return result
 

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from networks import EXPLAINERS, Classifier, UNet, check_close, explain, images
+from networks import LAYERED, Classifier, UNet, check_close, explain, images
 from torch import Tensor, nn
 
 import medviz
@@ -102,7 +102,7 @@ class TestResults:
 class TestParts:
     model, image = Classifier(2), images(5, 2, 8, 7)
 
-    @pytest.mark.parametrize("method", EXPLAINERS)
+    @pytest.mark.parametrize("method", LAYERED)
     @pytest.mark.parametrize("size", [1, 2, 5, 9])
     def test_in_parts_as_in_one_pass(self, method: str, size: int) -> None:
         targets = [torch.tensor([3, 0, 1, 2, 1]), None, 2]
@@ -200,7 +200,7 @@ class TestAffine:
 
 
 class TestProvenance:
-    @pytest.mark.parametrize("method", EXPLAINERS)
+    @pytest.mark.parametrize("method", LAYERED)
     def test_plain_data_and_complete(self, method: str) -> None:
         provenance = one(Classifier(2), images(2, 2, 8, 8), method, 1).provenance
         assert json.loads(json.dumps(provenance)) == provenance
