@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar, Literal
 
 import attrs
@@ -15,6 +16,9 @@ from medviz.probe import Probe
 from medviz.probe.gradients import wide
 from medviz.targets import FixedTarget
 from medviz.validators import whole
+
+_log = logging.getLogger("medviz")
+_TOLERANCE = 0.05  # of the difference of the scores
 
 Baseline = float | Literal["min", "mean"]
 
@@ -33,6 +37,8 @@ class IntegratedGradients(Explainer):
 
     Source: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks", https://arxiv.org/abs/1703.01365,
     eq. 1. Differs: Gauss-Legendre quadrature instead of equal steps, which needs fewer of them for the same error.
+    Where the gradient jumps on the way, as ReLUs make it do, the error falls no faster than 1 / `steps`. A sum that
+    misses the difference by more than 5 % is logged as a warning.
 
     Args:
         steps: gradients on the way; ≥ 1.
@@ -59,7 +65,21 @@ class IntegratedGradients(Explainer):
             gradients = probe.input_gradient(target, rows, index).reshape(count, *images.shape).double()
             total += torch.einsum("n,n...->...", weights[done : done + count] / 2, gradients)
             done += count
-        return (images - start) * total
+        values = (images - start) * total
+        self._check(probe, target, start, values)
+        return values
+
+    def _check(self, probe: Probe, target: FixedTarget, start: Tensor, values: Tensor) -> None:
+        """Log a warning where the values do not sum to the difference of the scores."""
+        difference = (probe.scores(target) - probe.scores_of(target, start)).double()
+        error = (values.flatten(1).sum(1) - difference).abs()
+        if (error > _TOLERANCE * difference.abs()).any():
+            _log.warning(
+                "integrated gradients sum to %s and the scores differ by %s; take more `steps` than %d",
+                [round(v, 6) for v in values.flatten(1).sum(1).tolist()],
+                [round(d, 6) for d in difference.tolist()],
+                self.steps,
+            )
 
     def _start(self, images: Tensor) -> Tensor:
         if isinstance(self.baseline, float):
