@@ -103,7 +103,7 @@ def test_a_grid_may_be_given(method: str, class_token: bool) -> None:
     assert all(torch.equal(values, found) for values in given)
 
 
-@pytest.mark.parametrize("method", [m for m in NO_GAP if m != "ablationcam"])
+@pytest.mark.parametrize("method", NO_GAP)
 def test_a_callable_may_make_the_grid(method: str) -> None:
     model, image = Tokens(2), images(2, 1, 12, 20)
     got = explain(method, model, image, 0, layer="block", reshape=RESHAPES[2])
@@ -129,6 +129,28 @@ def test_ablation_and_all_others_take_channels_last(method: str) -> None:
     assert got.raw is not None
     assert got.raw.shape == (2, 1, 4, 3)
     check_close(got.values, expected.values)
+    moved = explain(method, ChannelsLast(2), image, 0, layer="block", reshape=lambda features: features.movedim(-1, 1))
+    assert torch.equal(moved.values, got.values)
+
+
+def test_ablation_refuses_a_reshape_that_mixes_maps() -> None:
+    def pairs(tokens: Tensor) -> Tensor:
+        grid = as_grid(tokens, 3, 5)
+        return grid + grid.flip(1)
+
+    with pytest.raises(ValueError, match="AblationCAM cannot tell which axis of `layer` 'block'"):
+        explain("ablationcam", Tokens(2), images(1, 1, 12, 20), 0, layer="block", reshape=pairs)
+
+
+@pytest.mark.parametrize("method", ["ablationcam", "scorecam"])
+def test_maps_are_tried_in_groups(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a thousand masks of a large volume need not be held at once."""
+    model, image = Classifier(3), images(2, 2, 6, 5, 4)
+    whole = explain(method, model, image, 1, layer="deep")
+    monkeypatch.setattr("medviz.explainers.weighting._HELD", 500)
+    check_close(explain(method, model, image, 1, layer="deep").values, whole.values)
+    monkeypatch.setattr("medviz.explainers.weighting._HELD", 1)
+    check_close(explain(method, model, image, 1, layer="deep").values, whole.values)
 
 
 def test_cam_of_tokens_without_a_class_token() -> None:

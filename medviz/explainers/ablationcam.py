@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medviz.explainers.layered import LayerExplainer
-from medviz.explainers.weighting import weighted_sum
+from medviz.explainers.weighting import in_groups, weighted_sum
 from medviz.hookspecs import hookimpl
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
@@ -35,17 +35,27 @@ class AblationCAM(LayerExplainer):
 
     def _falls(self, probe: Probe, target: FixedTarget, layer: str, image: int) -> Tensor:
         """Return how much the score of one image falls without each map, `(K,)`."""
-        clean = probe.activation(layer)[image]
-        axis = self._map_axis(clean)
-        count = clean.shape[axis]
-        ablated = clean.expand(count, *clean.shape).clone()
-        every = torch.arange(count, device=clean.device)
-        ablated.movedim(axis + 1, 1)[every, every] = 0
-        index = torch.full((count,), image, device=clean.device)
-        images = probe.inputs[image].expand(count, *probe.inputs.shape[1:])
-        scores = probe.scores_of(target, images, index, replace={layer: ablated})
-        return probe.scores(target)[image] - scores
+        features = probe.activation(layer)
+        axis, clean, picture = self._map_axis(probe, layer, features), features[image], probe.inputs[image]
+        scores = []
+        for maps in in_groups(features.shape[axis], clean.numel(), clean.device):
+            ablated = clean.expand(len(maps), *clean.shape).clone()
+            ablated.movedim(axis, 1)[torch.arange(len(maps), device=maps.device), maps] = 0
+            index = torch.full((len(maps),), image, device=maps.device)
+            images = picture.expand(len(maps), *picture.shape)
+            scores.append(probe.scores_of(target, images, index, replace={layer: ablated}))
+        return probe.scores(target)[image] - torch.cat(scores)
 
-    def _map_axis(self, features: Tensor) -> int:
-        """Return where the maps are counted in one image's features: last in tokens `(N, K)` and channels-last."""
-        return features.ndim - 1 if features.ndim == 2 or self.reshape == "channels_last" else 0
+    def _map_axis(self, probe: Probe, layer: str, features: Tensor) -> int:
+        """Return the axis of a layer's own output that counts the maps: the one that ends up second in the grid."""
+        maps = self.grid(probe, layer, features).shape[1]
+        for axis in range(1, features.ndim):
+            if features.shape[axis] == maps:
+                number = torch.arange(maps, device=features.device).to(features)
+                marked = number.view(maps, *[1] * (features.ndim - 1 - axis)).expand_as(features)
+                if (self.grid(probe, layer, marked).movedim(1, -1) == number).all():
+                    return axis
+        raise ValueError(
+            f"AblationCAM cannot tell which axis of `layer` {layer!r}, {tuple(features.shape)}, counts the {maps} maps "
+            "that `reshape` makes of it; a `reshape` that only moves axes and leaves tokens out would do."
+        )

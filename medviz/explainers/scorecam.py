@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medviz.explainers.layered import LayerExplainer
-from medviz.explainers.weighting import weighted_sum
+from medviz.explainers.weighting import in_groups, weighted_sum
 from medviz.hookspecs import hookimpl
 from medviz.pipeline import resize
 from medviz.probe import Probe
@@ -40,14 +40,14 @@ class ScoreCAM(LayerExplainer):
 
 def _weights(probe: Probe, target: FixedTarget, activation: Tensor, image: int) -> Tensor:
     """Return the weight of each map `(K,)` of one image."""
-    masks = resize(activation[:, None], probe.inputs.shape[2:])  # (K, 1, *S)
-    low, high = (f(masks.flatten(1), 1).view(-1, *[1] * (masks.ndim - 1)) for f in (torch.amin, torch.amax))
-    varying = (high > low).flatten()
-    if not varying.any():
-        return torch.zeros_like(activation.flatten(1)[:, 0])
-    masks = ((masks - low) / torch.where(high > low, high - low, 1))[varying]
-    index = torch.full((len(masks),), image, device=masks.device)
-    scores = probe.scores_of(target, masks * probe.inputs[image], index)
-    weights = scores.new_zeros(len(varying))
-    weights[varying] = scores.softmax(0)
-    return weights
+    picture = probe.inputs[image]
+    scores = activation.new_full((len(activation),), -torch.inf)
+    for maps in in_groups(len(activation), picture.numel(), picture.device):
+        masks = resize(activation[maps, None], picture.shape[1:])  # (M, 1, *S)
+        low, high = (f(masks.flatten(1), 1).view(-1, *[1] * (masks.ndim - 1)) for f in (torch.amin, torch.amax))
+        varying = (high > low).flatten()
+        if varying.any():
+            masks = ((masks - low) / torch.where(high > low, high - low, 1))[varying]
+            index = torch.full((len(masks),), image, device=masks.device)
+            scores[maps[varying]] = probe.scores_of(target, masks * picture, index).to(scores)
+    return scores.softmax(0) if scores.isfinite().any() else torch.zeros_like(scores)
