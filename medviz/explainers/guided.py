@@ -55,7 +55,6 @@ class Guided:
     """
 
     def __init__(self, probe: Probe) -> None:
-        self.calls = 0
         self.gates = 0
         self._hidden: dict[str, str] = {}
         with probe.model() as model:
@@ -95,14 +94,14 @@ class Guided:
         return gradient
 
     def _watch(self, name: str, module: nn.Module) -> list[Any]:
-        """Note a module that is called like an activation and calls no rectifier that the rule sees."""
+        """Note a module that is called like an activation and whose gradient passes no gate."""
         before: list[int] = []
 
         def enter(*_: Any) -> None:
-            before.append(self.calls)
+            before.append(self.gates)
 
-        def leave(*_: Any) -> None:
-            if before.pop() == self.calls:
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            if before.pop() == self.gates and getattr(output, "requires_grad", False):
                 self._hidden[name] = type(module).__name__
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
@@ -119,7 +118,6 @@ class _Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _RECTIFIERS and not (func in _CLAMPS and _clamps_at_zero(args, kwargs)):
             return func(*args, **kwargs)
-        self.guided.calls += 1
         x = args[0] if args else kwargs.get("input")
         if not (isinstance(x, Tensor) and x._is_view() and x.requires_grad and _in_place(func, args, kwargs)):
             return self._gated(func(*args, **kwargs))
