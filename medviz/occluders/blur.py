@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 import torch
 import torch.nn.functional as F
@@ -33,7 +35,7 @@ class Blur(Occluder):
 
 def _blur(image: Tensor, sigma: float) -> Tensor:
     """Blur `(C, *S)` along one axis after the other; beyond the border the image goes on as it ends."""
-    reach = max(1, round(3 * sigma))
+    reach = math.ceil(3 * sigma)
     blurred = wide(image)
     offset = torch.arange(-reach, reach + 1, dtype=blurred.dtype, device=image.device)
     kernel = (-0.5 * (offset / sigma) ** 2).exp()
