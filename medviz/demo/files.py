@@ -108,7 +108,7 @@ def _outline(planted: Image, lesion: Lesion) -> Any:
     """Draw what the maps should show: the outline of the lesion, and nothing laid over it."""
     affine = None if planted.affine is None else planted.affine[None]
     truth = Attribution(
-        lesion.mask.float()[None, None], planted.data[None], affine=affine, provenance={"method": "planted lesion"}
+        lesion.coverage[None, None], planted.data[None], affine=affine, provenance={"method": "planted lesion"}
     )
     outline = {"voxel": lesion.center, "contour": 0.5, "crosshair": False}
     return medviz.get_renderer("medviz-xai/planes", window=_WINDOW, **outline)(truth)
