@@ -32,6 +32,7 @@ _PUBLIC = {
     ),
     "medviz.relay": ("read",),
     "medviz.rendering": ("Rendering",),
+    "medviz.segmentation": ("SegmentationTarget",),
     "medviz.targets": (
         "BinaryTarget",
         "CallableTarget",
@@ -39,7 +40,6 @@ _PUBLIC = {
         "FixedTarget",
         "PredictedTarget",
         "RegressionTarget",
-        "SegmentationTarget",
         "Target",
     ),
 }
@@ -73,13 +73,13 @@ if TYPE_CHECKING:
     from medviz.registry import prefer as prefer
     from medviz.relay import read as read
     from medviz.rendering import Rendering as Rendering
+    from medviz.segmentation import SegmentationTarget as SegmentationTarget
     from medviz.targets import BinaryTarget as BinaryTarget
     from medviz.targets import CallableTarget as CallableTarget
     from medviz.targets import ClassTarget as ClassTarget
     from medviz.targets import FixedTarget as FixedTarget
     from medviz.targets import PredictedTarget as PredictedTarget
     from medviz.targets import RegressionTarget as RegressionTarget
-    from medviz.targets import SegmentationTarget as SegmentationTarget
     from medviz.targets import Target as Target
 
 __all__ = sorted([*_HOME, "__version__"])

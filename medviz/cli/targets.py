@@ -26,6 +26,7 @@ def parse(text: str) -> TargetLike:
         ValueError: `text` has none of the forms above.
     """
     from medviz import targets
+    from medviz.segmentation import SegmentationTarget
 
     head, _, rest = text.strip().partition(":")
     plain: dict[str, Any] = {
@@ -42,7 +43,7 @@ def parse(text: str) -> TargetLike:
         return targets.RegressionTarget(int(rest))
     channel, _, mask = rest.partition(":")
     if head == "segmentation" and _is_index(channel) and mask in ("", "predicted"):
-        return targets.SegmentationTarget(int(channel), "predicted" if mask else None)
+        return SegmentationTarget(int(channel), "predicted" if mask else None)
     if rest and head.replace(".", "").isidentifier() and head not in ("value", "segmentation", *plain):
         return _function(text)
     raise ValueError(f"`--target` {text!r} cannot be read; write {FORMS}.")

@@ -7,8 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import attrs
 import torch
 from torch import Tensor
+from tqdm import tqdm
+
+from medviz.probe.models import mixes_rows
+from medviz.probe.rolling import RollingCut
+from medviz.probe.runner import Runner
 
 _log = logging.getLogger("medviz")
 _MOST = 64
@@ -28,6 +34,55 @@ def check_batch_size(size: BatchSize) -> BatchSize:
     if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ValueError(f"`batch_size` must be 'auto' or a positive int; got {size!r}.")
     return size
+
+
+@attrs.define(eq=False)
+class Batches:
+    """Sends rows through a model, a bounded number at once.
+
+    Args:
+        runner: the model.
+        one: one of the images, `(1, C, *S)`, to measure with.
+        size: the most rows at once, or "auto": what a quarter of the free memory holds.
+        progress: show a bar, where stderr is a terminal.
+    """
+
+    runner: Runner
+    one: Tensor
+    size: BatchSize
+    progress: bool
+    _outputs: list[int] = attrs.field(factory=list, init=False)
+
+    def each(self, rows: int, run: Callable[[slice], Tensor], graph: bool) -> Iterator[Tensor]:
+        """Yield what `run` returns for consecutive slices of `rows` rows.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not rows:
+            raise ValueError("`inputs` has no rows.")
+        size = self.rows_at_once(graph) if rows > 1 else 1
+        silent = not self.progress or rows <= size
+        with tqdm(total=rows, disable=True if silent else None, unit="pass", leave=False) as bar:
+            for result in in_batches(rows, size, run):
+                bar.update(len(result))
+                yield result
+
+    def rows_at_once(self, graph: bool) -> int:
+        """Return how many rows one pass takes; with a `graph` all activations stay."""
+        if mixes_rows(self.runner.model):
+            return 1
+        if isinstance(self.size, int):
+            return self.size
+        self._outputs = self._outputs or self._measure()
+        return automatic(alive(self._outputs, graph), self.one.device)
+
+    def _measure(self) -> list[int]:
+        """The size of what each layer returns for one image, in bytes."""
+        rolling = RollingCut(self.runner.model, self.one, graph=False)
+        with rolling.hooks():
+            self.runner.run(self.one, torch.zeros(1, dtype=torch.long, device=self.one.device))
+        return [seen.elements * self.one.element_size() for seen in rolling.seen] or [16 * self.one.nbytes]
 
 
 def in_batches(total: int, size: int, run: Callable[[slice], Tensor]) -> Iterator[Tensor]:

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import attrs
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from medviz.errors import suggest
 from medviz.model_arguments import ModelArguments
@@ -20,7 +19,6 @@ from medviz.probe.cut import Replace
 from medviz.probe.gradients import gradients, wide
 from medviz.probe.guard import untouched
 from medviz.probe.layers import Layer, module_of
-from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
 from medviz.targets import FixedTarget, fix
 
@@ -42,6 +40,7 @@ class _Open:
     stack: contextlib.ExitStack
     inputs: Tensor
     clean: CleanPass
+    batches: batching.Batches
     remembered: dict[Any, Any] = attrs.field(factory=dict)
 
 
@@ -99,7 +98,8 @@ class Probe:
             stack.enter_context(untouched(self._runner.model))
             inputs = self._images.detach().to(self._runner.device, self._runner.dtype, copy=True)
             clean = CleanPass(self._runner, inputs, self._layers, self._graph)
-            self._open = _Open(stack.pop_all(), inputs, clean)
+            batches = batching.Batches(self._runner, inputs[:1], self._batch_size, self._progress)
+            self._open = _Open(stack.pop_all(), inputs, clean, batches)
         return self
 
     def __exit__(
@@ -184,7 +184,7 @@ class Probe:
                 output = self._runner.run(inputs[rows], index[rows])
             return reduce(wide(outputs.finite(output, "the model's output")), index[rows])
 
-        return torch.cat(list(self._batches(len(inputs), run, graph=False)))
+        return torch.cat(list(self._opened().batches.each(len(inputs), run, graph=False)))
 
     def activation(self, layer: str | None = None) -> Tensor:
         """Return what `layer` returns for the clean images, `(B, K, *s)`, float32 or float64; None: automatic choice.
@@ -232,7 +232,7 @@ class Probe:
                 raise ValueError(f"the score {fixed.label!r} does not depend on the image.")
             return found[0]
 
-        return torch.cat(list(self._batches(len(inputs), run, graph=True)))
+        return torch.cat(list(self._opened().batches.each(len(inputs), run, graph=True)))
 
     def layer_name(self, layer: str | None) -> str:
         """Return `layer`, or the name of the automatic choice where it is None."""
@@ -270,37 +270,13 @@ class Probe:
             raise ValueError(f"`index` must hold, for {rows} rows, the position of an image, 0 to {images - 1}.")
         return index.to(self.inputs.device)
 
-    def _batches(self, rows: int, run: Callable[[slice], Tensor], graph: bool) -> Iterator[Tensor]:
-        if not rows:
-            raise ValueError("`inputs` has no rows.")
-        size = self.rows_at_once(graph) if rows > 1 else 1
-        silent = not self._progress or rows <= size
-        with tqdm(total=rows, disable=True if silent else None, unit="pass", leave=False) as bar:
-            for result in batching.in_batches(rows, size, run):
-                bar.update(len(result))
-                yield result
-
     def rows_at_once(self, graph: bool = False) -> int:
         """Return how many perturbed copies one pass takes: `batch_size`, or what a quarter of the free memory holds.
 
         Args:
             graph: for `input_gradient`, which keeps all activations.
         """
-        if models.mixes_rows(self._runner.model):
-            return 1
-        if isinstance(self._batch_size, int):
-            return self._batch_size
-        one = self.inputs[:1]
-        alive = batching.alive(self.remember("the layers' outputs in bytes", self._outputs_of_one), graph)
-        return batching.automatic(alive, one.device)
-
-    def _outputs_of_one(self) -> list[int]:
-        """The size of what each layer returns for one image, in bytes."""
-        one = self.inputs[:1]
-        rolling = RollingCut(self._runner.model, one, graph=False)
-        with rolling.hooks():
-            self._runner.run(one, torch.zeros(1, dtype=torch.long, device=one.device))
-        return [n * one.element_size() for n in (seen.elements for seen in rolling.seen)] or [16 * one.nbytes]
+        return self._opened().batches.rows_at_once(graph)
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what `make` returns, made once for this probe: what an explainer needs again for the next target."""

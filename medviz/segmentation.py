@@ -1,0 +1,97 @@
+"""The target of a segmentation network: a channel, somewhere."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+from medviz.targets import FixedTarget, Target, check_classes
+
+
+def _as_mask(mask: Any) -> Any:
+    if mask is None or (isinstance(mask, str) and mask == "predicted"):
+        return mask
+    if isinstance(mask, str) or not (isinstance(mask, Tensor) or hasattr(mask, "__array__")):
+        raise TypeError(f"`mask` is None, 'predicted' or a tensor; got {mask!r}.")
+    return torch.as_tensor(mask).detach()
+
+
+@attrs.frozen(eq=False)
+class SegmentationTarget:
+    """The mean logit of one channel of a segmentation output `(B, N, *S)` over a mask.
+
+    Args:
+        channel: the class that is explained.
+        mask: None: everywhere. "predicted": where the clean output gives `channel` (argmax over the channels; with a
+            single channel, a logit above 0). A tensor that broadcasts to `(B, *S)` or `(B, 1, *S)`: its weights, ≥ 0.
+    """
+
+    channel: int = attrs.field(validator=attrs.validators.instance_of(int))
+    mask: Tensor | Literal["predicted"] | None = attrs.field(default=None, converter=_as_mask)
+
+    @property
+    def label(self) -> str:
+        """Such as "segmentation 1"."""
+        return f"segmentation {self.channel}" + (" predicted" if isinstance(self.mask, str) else "")
+
+    def take(self, index: Tensor, images: int) -> Target:
+        """Return the target for some of the images."""
+        return _PartOfMask(self, self.mask, index, images) if isinstance(self.mask, Tensor) else self
+
+    def fix(self, output: Tensor) -> FixedTarget:
+        """Fix the mask, and refuse an empty one."""
+        if output.ndim < 4:
+            raise ValueError(f"SegmentationTarget needs an output (B, N, *S); this network's is {tuple(output.shape)}.")
+        check_classes(torch.tensor([self.channel]), output)
+        mask = self._mask(output)
+        total = mask.flatten(1).sum(1)
+        if not (total > 0).all():
+            empty = [i for i, t in enumerate(total.tolist()) if not t > 0]
+            raise ValueError(f"the mask of channel {self.channel} is empty for the images {empty}; nothing to explain.")
+
+        def score(out: Tensor, index: Tensor) -> Tensor:
+            weight = mask[index]
+            return (out[:, self.channel] * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
+
+        return FixedTarget(self.label, score)
+
+    def _mask(self, output: Tensor) -> Tensor:  # (B, *S)
+        shape = (len(output), *output.shape[2:])
+        if self.mask is None:
+            return output.new_ones(shape)
+        if isinstance(self.mask, str):
+            logits = output if output.shape[1] > 1 else torch.cat([-output, output], 1)
+            return (logits.argmax(1) == (self.channel if output.shape[1] > 1 else 1)).to(output.dtype)
+        mask = self.mask.to(output.device, output.dtype, copy=True)  # may have been made in inference mode
+        mask = mask[:, 0] if mask.ndim == output.ndim and mask.shape[1] == 1 else mask
+        if not torch.isfinite(mask).all() or (mask < 0).any():
+            raise ValueError("`mask` holds weights that are negative, NaN or infinite.")
+        try:
+            return mask.expand(shape)
+        except RuntimeError as err:
+            raise ValueError(f"`mask` {tuple(self.mask.shape)} does not fit the output's grid {shape}.") from err
+
+
+@attrs.frozen(eq=False)
+class _PartOfMask:
+    """A segmentation target for some of the images: only the output tells whether its mask has a row for each."""
+
+    whole: SegmentationTarget
+    mask: Tensor
+    index: Tensor
+    images: int
+
+    @property
+    def label(self) -> str:
+        return self.whole.label
+
+    def fix(self, output: Tensor) -> FixedTarget:
+        mask = self.mask
+        if mask.ndim >= output.ndim - 1 and len(mask) > 1:
+            if len(mask) != self.images:
+                raise ValueError(f"`mask` {tuple(mask.shape)} does not fit {self.images} images.")
+            mask = mask[self.index.to(mask.device)]
+        return SegmentationTarget(self.whole.channel, mask).fix(output)
