@@ -87,8 +87,8 @@ class Occlusion(Explainer):
         for image, score in enumerate(clean):
             for k, channel in enumerate(self._channels(probe)):
                 hidden = self._scores(probe, target, Occluded(self.occluder, probe.inputs, windows, image, channel))
-                blended = windows.blend(hidden[:, None], weight)[0]
-                maps[image, k][where] = score - blended[where].to(score)
+                falls = score.double() - hidden.double()
+                maps[image, k][where] = windows.blend(falls[:, None], weight)[0][where].to(score)
         return maps
 
     def scores(self, probe: Probe, activate: Callable[[Tensor], Tensor] | None = None) -> Tensor:

@@ -51,7 +51,7 @@ class RISE(Explainer):
         """Return the map `(1, *S)` of one image."""
         masked = _Masked(self, probe.inputs[image], seed)
         index = torch.full((self.n_masks,), image, device=probe.inputs.device)
-        scores = probe.scores_of(target, masked, index).double()
+        scores = probe.scores_of(target, masked, index).double() - probe.scores(target)[image].double()
         total = torch.zeros_like(probe.inputs[image, :1], dtype=torch.float64)
         for i, above in enumerate(scores - scores.mean()):
             total += above * masked.mask(i)
