@@ -18,9 +18,9 @@ class AblationCAM(LayerExplainer):
     """Weight a layer's feature maps by how much the score falls when each is set to zero; needs no gradient.
 
     Source: Desai and Ramaswamy 2020, "Ablation-CAM: Visual Explanations for Deep Convolutional Network via
-    Gradient-free Localization", WACV, https://doi.org/10.1109/WACV45572.2020.9093360, eqs. 5 and 6. Costs one forward
-    pass for each map. Differs: the fall is divided by the magnitude of the score and not by the score, which would turn
-    the map around where the score is negative.
+    Gradient-free Localization", WACV, https://doi.org/10.1109/WACV45572.2020.9093360. Costs one forward pass for each
+    map. Differs: the fall is divided by the magnitude of the score and not by the score, which would turn the map
+    around where the score is negative.
     """
 
     @hookimpl

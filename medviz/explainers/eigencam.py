@@ -18,7 +18,7 @@ class EigenCAM(LayerExplainer):
     """Project a layer's feature maps on their first principal component; the same for every target.
 
     Source: Muhammad and Yeasin 2020, "Eigen-CAM: Class Activation Map using Principal Components",
-    https://arxiv.org/abs/2008.00299, eqs. 2 and 3. Differs: the sign of a singular vector is arbitrary, so that
+    https://arxiv.org/abs/2008.00299. Differs: the sign of a singular vector is arbitrary, so that
     each image's projection is turned to a positive sum, and its negative part is cut off.
     """
 

@@ -20,10 +20,10 @@ class GradCAMpp(LayerExplainer):
     """Weight a layer's feature maps by their positive gradients, each voxel by its share in the map.
 
     Source: Chattopadhyay et al. 2018, "Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks",
-    https://arxiv.org/abs/1710.11063, eqs. 6, 7 and 19. With Y = exp(S), the derivatives of Y are exp(S) times powers of
+    https://arxiv.org/abs/1710.11063, eq. 19. With Y = exp(S), the derivatives of Y are exp(S) times powers of
     the gradient g of the score S, and the factor exp(S) leaves the voxel's share:
     α = g² / (2 g² + g³ Σ A), where Σ A is the sum of the map over space.
-    Differs: the one exp(S) that is left in eq. 6 is dropped. It is one positive factor for each image, so that it
+    Differs: the one exp(S) that is left in the weights is dropped. It is one positive factor for each image, so that it
     changes a map's scale and nothing else, and it overflows float32 for scores above 88.
     """
 

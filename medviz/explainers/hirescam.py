@@ -18,7 +18,7 @@ class HiResCAM(LayerExplainer):
     """Multiply a layer's feature maps by their gradient, voxel by voxel, and sum over the maps.
 
     Source: Draelos and Carin 2020, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
-    networks", https://arxiv.org/abs/2011.08891, eq. 5. Where one linear layer follows, the signed map sums to the score
+    networks", https://arxiv.org/abs/2011.08891. Where one linear layer follows, the signed map sums to the score
     less its bias.
 
     Args:

@@ -18,7 +18,7 @@ class LayerCAM(LayerExplainer):
     """Weight each voxel of a layer's feature maps by its own positive gradient; good for fine, early layers.
 
     Source: Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", IEEE TIP 30,
-    https://doi.org/10.1109/TIP.2021.3089943, eqs. 6 to 8. Differs: the paper scales early layers by tanh before fusing
+    https://doi.org/10.1109/TIP.2021.3089943. Differs: the paper scales early layers by tanh before fusing
     them; here every fused map is divided by its largest value.
     """
 

@@ -20,7 +20,7 @@ class XGradCAM(LayerExplainer):
     """Weight a layer's feature maps by their gradient, averaged with the map itself as the weight of each voxel.
 
     Source: Fu et al. 2020, "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs",
-    https://arxiv.org/abs/2008.02312, eq. 8. Differs: a map that sums to zero gets the weight zero.
+    https://arxiv.org/abs/2008.02312. Differs: a map that sums to zero gets the weight zero.
     """
 
     needs_gradient: ClassVar[bool] = True
