@@ -14,7 +14,7 @@ from medviz.targets import FixedTarget
 
 @attrs.frozen(eq=False)
 class GuidedBackpropSmooth(SmoothExplainer):
-    """Average the guided gradients of noisy copies of the image.
+    """Average the guided gradients of noisy copies of the image, `(B, C, *S)`; the target stays the clean image's.
 
     Source: `guidedbackprop` (Springenberg et al. 2014, https://arxiv.org/abs/1412.6806) in the place of the gradient in
     `smoothgrad` (Smilkov et al. 2017, https://arxiv.org/abs/1706.03825).

@@ -35,6 +35,8 @@ def _as_baseline(baseline: object) -> Baseline:
 class IntegratedGradients(Explainer):
     """Add up the gradients on the straight way from a baseline to the image; they sum to the difference of the scores.
 
+    The map is `(B, C, *S)`, signed, in the score's unit.
+
     Source: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks", https://arxiv.org/abs/1703.01365,
     eq. 1. Differs: Gauss-Legendre quadrature instead of equal steps, which needs fewer of them for the same error.
     Where the gradient jumps on the way, as ReLUs make it do, the error falls no faster than 1 / `steps`. A sum that

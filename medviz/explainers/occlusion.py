@@ -57,6 +57,9 @@ class FunctionOccluder(Occluder):
 class Occlusion(Explainer):
     """Hide window after window and map how much the score falls; a voxel gets the mean over the windows that hide it.
 
+    The map is the score of the clean image less that of the hidden one, signed, in the score's unit: `(B, 1, *S)`, or
+    `(B, C, *S)` with `per_channel`. Near the border of a `region` fewer windows lie over a voxel than without it.
+
     Source: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks",
     https://arxiv.org/abs/1311.2901, section 4.2. Differs: windows overlap and are blended, by the occluder's weights.
     Costs one forward pass for each window (and channel, with `per_channel`): `passes` says how many.
@@ -101,7 +104,7 @@ class Occlusion(Explainer):
         if self.per_channel or probe.output.ndim != 2:
             raise ValueError(
                 "the scores of every class need an output (B, N) and all channels hidden together; the network's is "
-                f"{tuple(probe.output.shape)}. Choose a part of it with `output`, or explain one score with a "
+                f"{tuple(probe.output.shape)}. Make it (B, N) with a function of the output, or explain one score, such as a "
                 "medviz.SegmentationTarget."
             )
         windows, weight = self._plan(probe)

@@ -21,6 +21,8 @@ from medviz.windows import cut_out
 class RISE(Explainer):
     """Show random parts of the image and average the masks by the score that each gives; needs no gradient, no layer.
 
+    The map is `(B, 1, *S)`, signed, in the score's unit.
+
     Source: Petsiuk et al. 2018, "RISE: Randomized Input Sampling for Explanation of Black-box Models",
     https://arxiv.org/abs/1806.07421, eq. 6. Differs: the mean score is subtracted, so that a voxel gets how much higher
     the score is where it is seen; the paper's constant part, the same for all voxels but for the noise, is gone.

@@ -19,6 +19,7 @@ class VanillaGrad(Explainer):
     Source: Simonyan et al. 2013, "Deep Inside Convolutional Networks: Visualising Image Classification Models and
     Saliency Maps", https://arxiv.org/abs/1312.6034, section 3. Differs: the paper shows the largest magnitude over the
     channels; here each channel's signed gradient is kept, `(B, C, *S)`, and renderers reduce it.
+    Unit: the score's for one unit of the image.
     """
 
     signed: ClassVar[bool] = True
