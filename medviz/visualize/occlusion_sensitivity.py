@@ -208,7 +208,11 @@ def _occluder(mode: Any) -> Occluder:
         return mode
     if isinstance(mode, str):
         return _MODES[mode]() if mode in _MODES else registry.get_occluder(mode)
-    return FunctionOccluder(lambda p, image, _: _by_function(mode, p, image)) if callable(mode) else Constant(mode)
+    if callable(mode):
+        return FunctionOccluder(lambda p, image, _: _by_function(mode, p, image))
+    if not hasattr(mode, "__float__"):
+        raise TypeError(f"`mode` is a number, one of {list(_MODES)}, a function or an occluder; got {mode!r}.")
+    return Constant(float(mode))
 
 
 def _by_function(mode: Callable[[Tensor, Tensor], Tensor], patches: Tensor, image: Tensor) -> Tensor:
