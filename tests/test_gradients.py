@@ -235,6 +235,46 @@ def test_small_gradients_of_a_half_network_do_not_vanish() -> None:
     assert torch.allclose(values, torch.full_like(values, 1 / 144**3), rtol=1e-2, atol=0)
 
 
+ROWS: list[int] = []
+
+
+class Counting(Classifier):
+    def forward(self, x: Tensor) -> Tensor:
+        ROWS.append(len(x))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "copies"),
+    [
+        ("vanillagrad", {}, 1),
+        ("smoothgrad", {"n_samples": 7}, 7),
+        ("guidedbackpropsmooth", {"n_samples": 7}, 7),
+        ("integratedgradients", {"steps": 7}, 8),  # and the baseline, to see whether they add up
+        ("rise", {"n_masks": 7}, 7),
+    ],
+)
+def test_no_pass_is_larger_than_the_batch_size(method: str, parameters: dict[str, Any], copies: int) -> None:
+    for batch_size in (1, 3):
+        ROWS.clear()
+        explain(method, Counting(2), images(3, 2, 8, 8), 1, batch_size=batch_size, **parameters)
+        assert max(ROWS) <= batch_size
+        assert sum(ROWS) == 3 + 3 * copies  # the clean images, and what the method asks for
+
+
+@pytest.mark.parametrize("method", ["vanillagrad", "smoothgrad", "guidedbackprop", "integratedgradients", "rise"])
+def test_autocast(method: str) -> None:
+    parameters: dict[str, Any] = {"seed": 1} if method in ("smoothgrad", "rise") else {}
+    model, image = Classifier(2), images(2, 2, 9, 8)
+    explainer = medviz.get_explainer(f"medviz-xai/{method}", **parameters)
+    full, half = (explainer(model, image, 1, autocast=dtype) for dtype in (False, torch.bfloat16))
+    assert isinstance(full, medviz.Attribution)
+    assert isinstance(half, medviz.Attribution)
+    assert half.values.dtype == torch.float32
+    assert not torch.equal(half.values, full.values)
+    assert torch.corrcoef(torch.stack([half.values.flatten(), full.values.flatten()]))[0, 1] > 0.95
+
+
 BASELINES: dict[Any, Any] = {
     0: lambda x: torch.zeros_like(x),
     -1.5: lambda x: torch.full_like(x, -1.5),
