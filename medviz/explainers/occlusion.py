@@ -104,8 +104,8 @@ class Occlusion(Explainer):
         if self.per_channel or probe.output.ndim != 2:
             raise ValueError(
                 "the scores of every class need an output (B, N) and all channels hidden together; the network's is "
-                f"{tuple(probe.output.shape)}. Make it (B, N) with a function of the output, or explain one score, such "
-                "as a medviz.SegmentationTarget."
+                f"{tuple(probe.output.shape)}. Make it (B, N) with a function of the output, or explain one score, as "
+                "medviz.SegmentationTarget does."
             )
         windows, weight = self._plan(probe)
         where = self._region(windows.shape)
