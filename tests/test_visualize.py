@@ -234,6 +234,8 @@ def test_a_normaliser_of_ones_own_and_an_upsampler_of_ones_own() -> None:
 
 def test_the_normaliser_keeps_integers_apart() -> None:
     assert v.default_normalizer(torch.tensor([[0, 5, 10]])).tolist() == [[1, 0.5, 0]]
+    read_only = np.broadcast_to(np.arange(3, dtype=">i2"), (2, 3))
+    assert v.default_normalizer(read_only).tolist() == [[1, 0.5, 0]] * 2
     assert v.default_normalizer(np.array([[0, 5, 10], [3, 3, 3]])).tolist() == [[1, 0.5, 0], [1, 1, 1]]
 
 
@@ -384,6 +386,7 @@ def test_windows_keep_their_size_and_reach_half_of_it_around(wanted: int) -> Non
         ({"mask_size": (4, 4, 4)}, ValueError, "must fit the image's 2 axes"),
         ({"overlap": 1.0}, ValueError, "overlap"),
         ({"mode": "gausian"}, medviz.PluginError, "did you mean 'gaussian'"),
+        ({"activate": "softmax"}, TypeError, "`activate` is True, False or a function of the model's output"),
         ({"mode": None}, TypeError, "`mode` is a number, one of .*; got None"),
         ({"n_batch": 0}, ValueError, "`batch_size` must be 'auto' or a positive int"),
         ({"b_box": [0, 3]}, ValueError, "`b_box` has 2 numbers; expected a minimum and a maximum for 2 axes"),

@@ -36,7 +36,7 @@ def default_normalizer(x: Array) -> Array:
         `(B, …)` in [0, 1]: a tensor on the same device or an array; floating dtypes are kept, others become float32.
     """
     if isinstance(x, np.ndarray):
-        flipped: np.ndarray = default_normalizer(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+        flipped: np.ndarray = default_normalizer(torch.from_numpy(np.array(x, x.dtype.newbyteorder("=")))).numpy()
         return flipped
     dtype = x.dtype if x.is_floating_point() else torch.float32
     rows = x.detach().to(torch.float64 if dtype == torch.float64 else torch.float32).flatten(1)

@@ -102,10 +102,9 @@ def plot_2d_or_3d_image(
         tag: name in TensorBoard; what it shows is put behind it.
     """
     image = as_array(data[index])
-    colours = image.ndim > 2 and max_channels == 3
     if image.ndim == 2:
         writer.add_image(f"{tag}_HW", stretched(image), step, dataformats="HW")
-    elif image.ndim == 3 and colours and len(image) == 3:
+    elif image.ndim == 3 and max_channels == len(image) == 3:
         writer.add_image(f"{tag}_CHW", displayable(image), step, dataformats="CHW")
     elif image.ndim == 3:
         for i, channel in enumerate(image[:max_channels]):

@@ -77,6 +77,8 @@ class OcclusionSensitivity:
     ) -> None:
         if class_dim not in (-1, 1):
             raise ValueError(f"`class_dim` is -1, as documented, or 1; got {class_dim!r}.")
+        if isinstance(activate, str):
+            raise TypeError(f"`activate` is True, False or a function of the model's output; got {activate!r}.")
         self.nn_module = nn_module
         self.mask_size = mask_size
         self.n_batch = n_batch
@@ -236,7 +238,7 @@ def _opened(
 
 def _activation(activate: Any) -> Callable[[Tensor], Tensor]:
     """Return what is left to be done with an output `(M, N)`: a function has already chosen it."""
-    return _probabilities if activate is True else lambda output: output
+    return _probabilities if activate and not callable(activate) else lambda output: output
 
 
 def _probabilities(output: Tensor) -> Tensor:
