@@ -71,6 +71,7 @@ class Occlusion(Explainer):
             (patches, image, corners) as `Occluder.Hooks.occlude`.
         per_channel: hide one channel at a time and make a map of each: which modality matters?
         region: the part to be mapped, (first voxel, after the last) for each axis; None: all. Elsewhere the map is 0.
+        incremental: run again only what a window can change, where that is faster; the result is the same.
     """
 
     signed: ClassVar[bool] = True
@@ -80,6 +81,7 @@ class Occlusion(Explainer):
     occluder: Occluder = registry.field(kind="occluders", default="medviz-xai/gaussian", wrap=FunctionOccluder)
     per_channel: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     region: tuple[tuple[int, int], ...] | None = attrs.field(default=None, converter=_as_region)
+    incremental: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool), kw_only=True)
 
     @hookimpl
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:
@@ -149,7 +151,10 @@ class Occlusion(Explainer):
         return probe.scores(target, self._outputs(probe, rows), rows.index)
 
     def _outputs(self, probe: Probe, rows: Occluded) -> Tensor:
-        made: Tensor = probe.remember((self, rows.position, rows.channel), lambda: probe.forward(rows, rows.index))
+        def make() -> Tensor:
+            return probe.forward_patched(rows) if self.incremental else probe.forward(rows, rows.index)
+
+        made: Tensor = probe.remember((self, rows.position, rows.channel), make)
         return made
 
     def _channels(self, probe: Probe) -> Sequence[int | None]:
@@ -186,12 +191,31 @@ class Occluded:
         """The image that each row belongs to."""
         return torch.full((len(self),), self.position, device=self.images.device)
 
+    @property
+    def clean(self) -> Tensor:
+        """The image that the copies are made of, `(1, C, *S)`."""
+        return self.images[self.position : self.position + 1]
+
+    @property
+    def corners(self) -> Tensor:
+        """The first voxel of each window, `(M, nd)`."""
+        return self.windows.corners
+
+    def patches(self, rows: slice) -> Tensor:
+        """Return what stands in some of the windows, `(m, C, *mask)`; channels that are not hidden are as they were."""
+        windows = range(len(self))[rows]
+        hidden = torch.stack([self._hidden(window) for window in windows])
+        if self.channel is None:
+            return hidden
+        seen = cut_out(self.clean[0], self.corners[rows], self.windows.size)
+        seen[:, self.channel] = hidden[:, self.channel]
+        return seen
+
     def __getitem__(self, rows: slice) -> Tensor:
-        image, windows = self.images[self.position], range(len(self))[rows]
-        channels = slice(None) if self.channel is None else slice(self.channel, self.channel + 1)
-        copies = image.repeat(len(windows), *[1] * image.ndim)
-        for copy, window in zip(copies, windows, strict=True):
-            copy[channels][self.windows.box(window)] = self._hidden(window)[channels]
+        patches = self.patches(rows)
+        copies = self.clean.repeat(len(patches), *[1] * (self.clean.ndim - 1))
+        for copy, patch, window in zip(copies, patches, range(len(self))[rows], strict=True):
+            copy[self.windows.box(window)] = patch
         return copies
 
     def _hidden(self, window: int) -> Tensor:

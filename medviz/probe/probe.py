@@ -19,6 +19,7 @@ from medviz.probe.cut import Replace
 from medviz.probe.gradients import gradients, wide
 from medviz.probe.guard import untouched
 from medviz.probe.layers import Layer, module_of
+from medviz.probe.patched import Patched, prepared
 from medviz.probe.runner import Runner
 from medviz.targets import FixedTarget, fix
 
@@ -185,6 +186,20 @@ class Probe:
             return reduce(wide(outputs.finite(output, "the model's output")), index[rows])
 
         return torch.cat(list(self._opened().batches.each(len(inputs), run, graph=False)))
+
+    def forward_patched(self, rows: Patched) -> Tensor:
+        """Run copies of one image that differ from it inside of a window, as `forward`, but only what that can change.
+
+        Where incremental inference does not prove itself, the whole copies are run.
+        """
+        part = prepared(self._runner, rows)
+        if part is None:
+            return self.forward(rows, rows.index)
+
+        def run(some: slice) -> Tensor:
+            return wide(outputs.finite(part(some), "the model's output"))
+
+        return torch.cat(list(self._opened().batches.each(len(rows), run, graph=False)))
 
     def activation(self, layer: str | None = None) -> Tensor:
         """Return what `layer` returns for the clean images, `(B, K, *s)`, float32 or float64; None: automatic choice.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,7 @@ class Runner:
         """
         images = images.to(self.device, self.dtype, copy=copy)
         args, kwargs = self.arguments.at(index, self.device)
-        with models.casting(self.device, self.autocast):
+        with self.casting():
             output = outputs.select(self.model(images, *args, **kwargs), self.choose)
         if len(output) != len(images):
             raise ValueError(
@@ -54,6 +55,10 @@ class Runner:
                 "choose another part of it with `output`, or mark model arguments with medviz.per_image()."
             )
         return output
+
+    def casting(self) -> contextlib.AbstractContextManager[object]:
+        """Cast the model's operations as `autocast` says, during the block."""
+        return models.casting(self.device, self.autocast)
 
     def is_half(self, *tensors: Tensor) -> bool:
         """Return whether float16 values are on the way to or from `tensors`."""

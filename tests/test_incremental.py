@@ -1,0 +1,328 @@
+"""Incremental inference equals whole passes, and steps back where it would not."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import medviz
+from medviz.explainers.occlusion import Occlusion
+from medviz.incremental import Incremental
+from medviz.incremental.boxes import Box
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def patched(image: Tensor, patches: Tensor, corners: Tensor) -> Tensor:
+    """Whole copies of the image, written out."""
+    copies = image.repeat(len(patches), *[1] * (image.ndim - 1))
+    for copy, patch, corner in zip(copies, patches, corners.tolist(), strict=True):
+        copy[(slice(None), *(slice(c, c + n) for c, n in zip(corner, patch.shape[1:], strict=True)))] = patch
+    return copies
+
+
+def check(
+    model: nn.Module, image: Tensor, mask: tuple[int, ...], corners: Tensor | None = None, changes: bool = True
+) -> None:
+    """Run both ways, in float64, where nothing but the order of sums can differ."""
+    model, image = model.eval().double(), image.double()
+    if corners is None:
+        last = torch.tensor([s - m for s, m in zip(image.shape[2:], mask, strict=True)])
+        corners = (torch.rand(5, len(mask)) * (last + 1)).long().clamp(max=last)
+        corners = torch.cat([corners, torch.zeros_like(corners[:1]), last[None]])
+    patches = torch.randn(len(corners), image.shape[1], *mask).double()
+    with torch.no_grad():
+        expected = model(patched(image, patches, corners))
+        result = Incremental(model, image).run(patches, corners)
+    result = result.whole() if isinstance(result, Box) else result
+    if changes:  # else the test would show nothing
+        assert (expected - expected.mean(0)).abs().max() > 1e-6
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
+
+
+def head(channels: int, nd: int = 2) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1) if nd == 2 else nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(channels, 3)]
+
+
+WINDOW_LAYERS: list[Callable[[], nn.Module]] = [
+    lambda: nn.Conv2d(2, 4, 3),
+    lambda: nn.Conv2d(2, 4, 3, padding=1),
+    lambda: nn.Conv2d(2, 4, (1, 5), padding=(0, 2)),
+    lambda: nn.Conv2d(2, 4, 3, stride=2, padding=1),
+    lambda: nn.Conv2d(2, 4, 1, stride=2),
+    lambda: nn.Conv2d(2, 4, 2, stride=3, padding=1),
+    lambda: nn.Conv2d(2, 4, 7, stride=2, padding=3, bias=False),
+    lambda: nn.Conv2d(2, 4, 3, dilation=3, padding=3),
+    lambda: nn.Conv2d(2, 4, 3, groups=2, padding=2),
+    lambda: nn.Conv2d(2, 4, 3, padding="same"),
+    lambda: nn.Conv2d(2, 4, 3, padding="valid"),
+    lambda: nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"),
+    lambda: nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"),
+    lambda: nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(nn.MaxPool2d(3, 1, dilation=2), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(nn.AvgPool2d(3, 2, 1), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(nn.AvgPool2d(3, 2, divisor_override=2), nn.Conv2d(2, 4, 1)),
+    lambda: nn.ConvTranspose2d(2, 4, 3, stride=2),
+    lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(nn.GroupNorm(1, 2), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(nn.InstanceNorm2d(2), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
+    lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.PReLU(4), nn.Dropout2d()),
+]
+
+
+@pytest.mark.parametrize("layer", WINDOW_LAYERS)
+@pytest.mark.parametrize("mask", [(4, 4), (3, 7), (1, 1)])
+def test_every_kind_of_layer(layer: Callable[[], nn.Module], mask: tuple[int, ...]) -> None:
+    model = nn.Sequential(layer(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), *head(4))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean, module.running_var = torch.randn(4), torch.rand(4) + 0.5
+    check(model, torch.rand(1, 2, 24, 19), mask)
+
+
+@given(
+    nd=st.sampled_from([2, 3]),
+    kernel=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+    size=st.lists(st.integers(11, 17), min_size=3, max_size=3),
+    mask=st.lists(st.integers(1, 5), min_size=3, max_size=3),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_convolutions_of_all_shapes(
+    nd: int, kernel: int, stride: int, padding: int, dilation: int, size: list[int], mask: list[int]
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d if nd == 2 else nn.Conv3d
+    pad = min(padding, dilation * (kernel - 1))
+    model = nn.Sequential(
+        conv(1, 3, kernel, stride, pad, dilation), nn.ReLU(), conv(3, 3, 2, padding=1), nn.Tanh(), *head(3, nd)
+    )
+    check(model, torch.rand(1, 1, *size[:nd]), tuple(mask[:nd]), torch.tensor([[3] * nd, [0] * nd, [5] * nd]), False)
+
+
+class Wired(nn.Module):
+    """Branches, sums, products and concatenations, in and out of place, with numbers and buffers."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.a, self.b = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 5, padding=2)
+        self.c, self.head = nn.Conv2d(3, 3, 1), nn.Linear(6 if how == "cat" else 3, 2)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid())
+        self.register_buffer("scale", torch.rand(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        if self.how == "cat":
+            x = torch.cat([x, self.c(self.b(x))], dim=1)
+        elif self.how == "add":
+            x = self.b(x) + x
+        elif self.how == "iadd":
+            y = self.b(x)
+            y += x
+            x = y
+        elif self.how == "in place":
+            y = self.b(x)
+            F.relu_(x.sub_(0.1))  # after b has read it
+            x = self.c(x) * y
+        elif self.how == "numbers":
+            x = operator.mul(1 - self.b(x), 2.0) * self.scale / 3 + self.scale
+        elif self.how == "gate":
+            x = x * self.gate(x)
+        elif self.how == "mean":
+            return self.head(self.b(x).mean(dim=(-2, -1)))
+        elif self.how == "flatten":
+            return F.adaptive_max_pool2d(self.b(x), (1, 1)).view(x.shape[0], -1)
+        return self.head(F.adaptive_avg_pool2d(x, (1, 1)).flatten(1))
+
+
+@pytest.mark.parametrize("how", ["cat", "add", "iadd", "in place", "numbers", "gate", "mean", "flatten"])
+def test_every_kind_of_wiring(how: str) -> None:
+    check(Wired(how), torch.rand(1, 1, 21, 20), (4, 5))
+
+
+def test_a_segmentation_output_comes_as_boxes() -> None:
+    check(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)), torch.rand(1, 1, 16, 16), (3, 3))
+
+
+def test_a_part_that_the_patch_does_not_reach_is_not_run() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.table = nn.Conv2d(1, 2, 3), nn.Parameter(torch.rand(1, 2, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.conv(x) * self.table.exp()).mean((2, 3))
+
+    check(Constant(), torch.rand(1, 1, 12, 12), (3, 3))
+
+
+def test_only_boxes_are_run_in_early_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels: list[int] = []
+    original = F.conv2d
+
+    def counted(block: Tensor, *args: Any) -> Tensor:
+        voxels.append(block[0, 0].numel())
+        return original(block, *args)
+
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), *head(4)).eval()
+    image, patches = torch.rand(1, 1, 64, 64), torch.zeros(3, 1, 4, 4)
+    with torch.no_grad():
+        engine = Incremental(model, image)
+        monkeypatch.setattr(F, "conv2d", counted)
+        engine.run(patches, torch.tensor([[0, 0], [30, 12], [60, 60]]))
+    assert voxels == [8 * 8, 10 * 10]
+
+
+def test_the_model_is_untouched_by_tracing() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), *head(4)).eval()
+    before = {name: id(module) for name, module in model.named_modules()}
+    Incremental(model, torch.rand(1, 1, 16, 16))
+    assert {name: id(module) for name, module in model.named_modules()} == before
+
+
+# ---------------------------------------------------------------- through occlusion
+
+
+class Counted(nn.Module):
+    """Counts whole passes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.rows = inner, Rows()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.add(x)
+        return self.inner(x)
+
+
+class Rows:
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, x: Tensor) -> None:
+        self.total += x.shape[0] if isinstance(x.shape[0], int) else 0
+
+
+def network(nd: int = 2, channels: int = 2) -> nn.Module:
+    conv = nn.Conv2d if nd == 2 else nn.Conv3d
+    return nn.Sequential(
+        *(conv(channels, 8, 3, padding=1), nn.ReLU(inplace=True)),
+        *(conv(8, 16, 3, stride=2, padding=1), nn.ReLU(inplace=True)),
+        *(conv(16, 16, 3, padding=1), nn.ReLU(inplace=True)),
+        *head(16, nd),
+    )
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Incremental inference is never too slow: what is faster on a busy machine is not this test's matter."""
+    monkeypatch.setattr("medviz.probe.patched.time.perf_counter", lambda: 0.0)
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("nd", [2, 3])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("device", DEVICES)
+def test_occlusion_is_the_same_with_far_fewer_whole_passes(nd: int, per_channel: bool, device: str) -> None:
+    model = Counted(network(nd)).to(device)
+    image = torch.rand(2, 2, *((32, 27) if nd == 2 else (20, 18, 17)), device=device)
+    fast = Occlusion(6, 0.5, per_channel=per_channel)
+    slow = Occlusion(6, 0.5, per_channel=per_channel, incremental=False)
+    expected = slow(model, image, 1)
+    whole, model.rows.total = model.rows.total, 0
+    result = fast(model, image, 1)
+    passes = fast.passes(image.shape)
+    assert whole >= passes
+    assert model.rows.total < passes / 2
+    assert (result.values - expected.values).abs().max() <= 1e-5 * max(map(abs, expected.scores))
+
+
+def refuse(model: nn.Module, caplog: pytest.LogCaptureFixture, image: Tensor | None = None) -> str:
+    """Explain with and without, hold them against each other, and return what was logged."""
+    image = torch.rand(1, 2, 32, 32) if image is None else image
+    caplog.set_level("INFO", "medviz")
+    result = Occlusion(8, 0.5)(model, image, 1)
+    expected = Occlusion(8, 0.5, incremental=False)(model, image, 1)
+    torch.testing.assert_close(result.values, expected.values)
+    return caplog.text
+
+
+def test_a_model_that_cannot_be_traced(caplog: pytest.LogCaptureFixture) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) if x.mean() > 0 else self.inner(-x)
+
+    assert "cannot be traced" in refuse(Branching(), caplog)
+
+
+@pytest.mark.usefixtures("always")
+def test_a_model_whose_hooks_change_its_layers(caplog: pytest.LogCaptureFixture) -> None:
+    model = network()
+    model[0].register_forward_hook(lambda module, args, output: output - output.mean((2, 3), keepdim=True))
+    assert "whole passes, for incremental inference differs" in refuse(model, caplog)
+
+
+def test_a_model_that_takes_other_arguments_runs_as_it_is() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return self.inner(x) * scale
+
+    image, model = torch.rand(1, 2, 32, 32), Scaled()
+    result = Occlusion(8, 0.5)(model, image, 1, model_args=[torch.tensor(2.0)])
+    expected = Occlusion(8, 0.5)(model.inner, image, 1)
+    torch.testing.assert_close(result.values, 2 * expected.values, rtol=1e-4, atol=1e-6)
+
+
+def test_a_slower_way_is_not_taken(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 3.0, 3.0, 4.0])  # three seconds for the boxes, one for whole passes
+    monkeypatch.setattr("medviz.probe.patched.time.perf_counter", lambda: next(ticks))
+    assert "takes 3.0 times as long" in refuse(network(), caplog)
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    model, image = network().to(dtype), torch.rand(1, 2, 32, 32)
+    result = Occlusion(8, 0.5)(model, image, 1)
+    expected = Occlusion(8, 0.5, incremental=False)(model, image, 1)
+    bound = 1e-6 if dtype == torch.float64 else 2e-2
+    assert (result.values - expected.values).abs().max() <= bound * max(map(abs, expected.scores))
+
+
+@pytest.mark.usefixtures("always")
+def test_the_model_is_untouched() -> None:
+    model = network().train()
+    model.requires_grad_(False)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    medviz.explain(model, torch.rand(1, 2, 32, 32), "occlusion:mask_size=8", 1)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
