@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 
+import attrs
 import pytest
 
 import medviz
@@ -34,8 +35,16 @@ def _plugins() -> Iterator[type[Plugin]]:
 
 def test_every_plugin_class_is_an_entry_point() -> None:
     found = {f"{cls.__module__}:{cls.__qualname__}": cls.kind for cls in _plugins()}
-    assert found == {entry.value: entry.kind for entry in OWN}
-    assert len(found) >= 20
+    named = {value: kind for value, kind in found.items() if not _needs_an_object(value)}
+    assert named == {entry.value: entry.kind for entry in OWN}
+    assert len(named) >= 30
+
+
+def _needs_an_object(value: str) -> bool:
+    """A class with a parameter that no plugin string can write, such as a function, is for Python code only."""
+    module, _, name = value.partition(":")
+    fields = attrs.fields(getattr(importlib.import_module(module), name))
+    return any(f.default is attrs.NOTHING and f.name != "path" for f in fields)
 
 
 @pytest.mark.parametrize("entry", OWN, ids=lambda entry: f"{entry.kind}-{entry.name}")

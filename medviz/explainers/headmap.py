@@ -30,9 +30,7 @@ class HeadMap(LayerExplainer):
 
     signed: ClassVar[bool] = True
 
-    head: Callable[[nn.Module], nn.Module] = attrs.field(
-        default=lambda model: model.fc, validator=attrs.validators.is_callable(), kw_only=True
-    )
+    head: Callable[[nn.Module], nn.Module] = attrs.field(validator=attrs.validators.is_callable(), kw_only=True)
 
     @hookimpl
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:
@@ -64,11 +62,9 @@ def evaluate_everywhere(head: nn.Module, features: Tensor) -> Tensor:
         outputs = head(flat).flatten(1)
     except RuntimeError as err:
         raise ValueError(
-            f"`fc_layers` is {head}, which does not take the {rows.shape[-1]} features of the layer: {err}"
+            f"the head, a {type(head).__name__}, does not take the {rows.shape[-1]} features of the layer: {err}"
         ) from err
     if len(outputs) != len(flat):
-        raise ValueError(
-            f"`fc_layers` returned {tuple(outputs.shape)} for {len(flat)} voxels; expected a row for each."
-        )
+        raise ValueError(f"the head returned {tuple(outputs.shape)} for {len(flat)} voxels; expected a row for each.")
     everywhere: Tensor = outputs.reshape(*rows.shape[:-1], -1).movedim(-1, 1)
     return everywhere
