@@ -23,7 +23,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 import medviz
 import medviz.visualize as v
-from medviz.explainers.headmap import HeadMap
 from medviz.occluders.blur import Blur
 from medviz.windows import Crop, Windows, around
 
@@ -252,13 +251,6 @@ def test_a_class_that_is_not_there() -> None:
         v.CAM(Classifier(), LAYER)(images(1, 2, 8, 8), 7)
 
 
-def test_the_head_of_a_map_has_a_default_that_models_of_torchvision_have() -> None:
-    model, x = Classifier(), images(1, 2, 8, 8)
-    attribution = HeadMap(LAYER)(model, x, 1)
-    assert isinstance(attribution, medviz.Attribution)
-    assert torch.equal(attribution.raw, v.CAM(model, LAYER).compute_map(x, 1))
-
-
 # gradients
 
 
@@ -387,6 +379,9 @@ def test_windows_keep_their_size_and_reach_half_of_it_around(wanted: int) -> Non
         ({"overlap": 1.0}, ValueError, "overlap"),
         ({"mode": "gausian"}, medviz.PluginError, "did you mean 'gaussian'"),
         ({"activate": "softmax"}, TypeError, "`activate` is True, False or a function of the model's output"),
+        ({"mask_size": 2.5}, ValueError, "`mask_size` is a positive number of voxels"),
+        ({"mask_size": [2.5, 3]}, ValueError, "`mask_size` is a positive number of voxels"),
+        ({"b_box": [0.5, 3, 0, 3]}, TypeError, "`b_box` holds voxels"),
         ({"mode": None}, TypeError, "`mode` is a number, one of .*; got None"),
         ({"n_batch": 0}, ValueError, "`batch_size` must be 'auto' or a positive int"),
         ({"b_box": [0, 3]}, ValueError, "`b_box` has 2 numbers; expected a minimum and a maximum for 2 axes"),
@@ -491,7 +486,27 @@ def test_wrong_volumes(image: Any, arguments: dict[str, Any], error: type[Except
         v.make_animated_gif_summary("t", image, **arguments)
 
 
+def test_a_model_that_is_none() -> None:
+    for make in (lambda: v.GradCAM("model", "deep"), lambda: v.CAM(None, "deep"), lambda: v.VanillaGrad(nn.ReLU)):
+        with pytest.raises(TypeError, match=r"`model` is a .*; expected a torch.nn.Module"):
+            make()
+
+
+def test_integers_of_any_library_are_sizes() -> None:
+    model, x = Classifier(), images(1, 2, 8, 8)
+    expected = occlusion(model)(x, [1, 5, 2, 6])[0]
+    for size in (np.int64(4), (4, 4), torch.Size((4, 4)), np.array([4, 4]), torch.tensor([4, 4])):
+        assert torch.equal(occlusion(model, mask_size=size)(x, np.array([1, 5, 2, 6]))[0], expected)
+
+
+def test_an_upsampler_for_too_many_axes() -> None:
+    with pytest.raises(ValueError, match="`spatial_size` has 4 axes"):
+        v.default_upsampler((2, 2, 2, 2))
+
+
 def test_wrong_writers(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="`writer` is a NoneType; expected a SummaryWriter"):
+        v.plot_2d_or_3d_image(torch.zeros(1, 1, 4, 4), 0, None)
     with pytest.raises(TypeError, match="`writer` is a str; expected a SummaryWriter"):
         v.add_animated_gif("log", "t", torch.zeros(1, 2, 2, 2))
     writer = SummaryWriter(str(tmp_path))

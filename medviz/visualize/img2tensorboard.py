@@ -16,6 +16,7 @@ __all__ = ["add_animated_gif", "make_animated_gif_summary", "plot_2d_or_3d_image
 
 _log = logging.getLogger("medviz")
 _FPS = 10.0
+_NO_WRITER = "`writer` is a {}; expected a SummaryWriter of torch or tensorboardX."
 
 
 def make_animated_gif_summary(
@@ -101,6 +102,8 @@ def plot_2d_or_3d_image(
         max_frames: in 3-D, with colours, the frames per second.
         tag: name in TensorBoard; what it shows is put behind it.
     """
+    if not hasattr(writer, "add_image"):
+        raise TypeError(_NO_WRITER.format(type(writer).__name__))
     image = as_array(data[index])
     if image.ndim == 2:
         writer.add_image(f"{tag}_HW", stretched(image), step, dataformats="HW")
@@ -138,7 +141,7 @@ def _axis(frame_dim: int, leading: int) -> int:
 
 def _file_writer(writer: Any) -> Any:
     if not hasattr(writer, "file_writer"):
-        raise TypeError(f"`writer` is a {type(writer).__name__}; expected a SummaryWriter of torch or tensorboardX.")
+        raise TypeError(_NO_WRITER.format(type(writer).__name__))
     if writer.file_writer is None:
         raise ValueError("`writer` is closed; give an open SummaryWriter.")
     return writer.file_writer

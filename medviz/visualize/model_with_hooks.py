@@ -42,6 +42,7 @@ class ModelWithHooks:
         register_backward: whether to return the gradients at the layers.
 
     Raises:
+        TypeError: `nn_module` is no module.
         ValueError: a layer that is not in the model.
     """
 
@@ -52,6 +53,7 @@ class ModelWithHooks:
         register_forward: bool = False,
         register_backward: bool = False,
     ) -> None:
+        unwrap(nn_module)  # refuses what is no model
         several = isinstance(target_layer_names, Sequence) and not isinstance(target_layer_names, str)
         names: Any = target_layer_names if several else [target_layer_names]
         self.model = nn_module

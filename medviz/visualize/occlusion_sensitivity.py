@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -122,8 +123,7 @@ class OcclusionSensitivity:
         return like(occ_map, x, first), like(most_probable, x, first)
 
     def _method(self, region: Sequence[tuple[int, int]] | None) -> Occlusion:
-        size = self.mask_size if isinstance(self.mask_size, int) else tuple(int(m) for m in self.mask_size)
-        return Occlusion(size, self.overlap, _occluder(self.mode), region=region)
+        return Occlusion(_size(self.mask_size), self.overlap, _occluder(self.mode), region=region)
 
     def _one(self, method: Occlusion, image: Tensor, arguments: ModelArguments) -> tuple[Tensor, Tensor]:
         """Return the map `(1, N, *S)` of one image, and what the network says of it when it is clean, `(1, N)`."""
@@ -205,6 +205,14 @@ class OcclusionSensitivity:
         return crop(grid), crop, [size for *_, size in ranges]
 
 
+def _size(mask_size: Any) -> Any:
+    """Return integers of any library as Python's; what is none goes on, to be refused."""
+    mask_size = mask_size.tolist() if hasattr(mask_size, "tolist") else mask_size
+    if isinstance(mask_size, Sequence) and not isinstance(mask_size, str):
+        return tuple(_size(one) for one in mask_size)
+    return index(mask_size) if hasattr(mask_size, "__index__") else mask_size
+
+
 def _occluder(mode: Any) -> Occluder:
     if isinstance(mode, Occluder):
         return mode
@@ -247,7 +255,9 @@ def _probabilities(output: Tensor) -> Tensor:
 
 def _region(b_box: Sequence[int] | None, shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Return the first voxel and the one after the last, along each axis."""
-    limits = [-1] * (2 * len(shape)) if b_box is None else [int(b) for b in b_box]
+    limits = [-1] * (2 * len(shape)) if b_box is None else [_size(b) for b in b_box]
+    if not all(isinstance(limit, int) for limit in limits):
+        raise TypeError(f"`b_box` holds voxels, [min1, max1, …]; got {b_box!r}.")
     if len(limits) != 2 * len(shape):
         raise ValueError(f"`b_box` has {len(limits)} numbers; expected a minimum and a maximum for {len(shape)} axes.")
     region = tuple(

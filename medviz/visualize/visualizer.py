@@ -17,5 +17,10 @@ def default_upsampler(spatial_size: Sequence[int], align_corners: bool = False) 
     Args:
         spatial_size: the image's `*S`, 1 to 3 axes.
         align_corners: let the centres of the corner voxels coincide, and not the outer borders.
+
+    Raises:
+        ValueError: another number of axes.
     """
+    if not 1 <= len(spatial_size) <= 3:
+        raise ValueError(f"`spatial_size` has {len(spatial_size)} axes, {tuple(spatial_size)}; expected 1 to 3.")
     return lambda x: resize(x, spatial_size, align_corners)
