@@ -12,14 +12,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
 ROWS = {m[1]: m[0] for m in re.finditer(r"^\| ([A-D]\d+) \|.*\|$", PAGE, re.MULTILINE)}
-TESTS = re.compile(r"`(tests/\w+\.py)::(test_\w+)`")
-DEFECTS = "tests/test_visualize_defects.py"
+DEFECTS = "test_visualize_defects.py"  # where tests are that are named without their file
+NAMED = re.compile(r"`(?:(test_\w+\.py)::)?(test_\w+)`")
 
 
 @cache
 def functions(file: str) -> dict[str, ast.FunctionDef]:
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
     return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def named_in(text: str) -> list[tuple[str, str]]:
+    """Return the file and the name of each test that is named."""
+    return [(file or DEFECTS, name) for file, name in NAMED.findall(text)]
 
 
 def takes_a_peer(name: str) -> bool:
@@ -33,7 +38,7 @@ def test_every_item_has_its_row() -> None:
 
 @pytest.mark.parametrize("item", ROWS)
 def test_a_row_names_tests_that_exist_and_that_can_fail(item: str) -> None:
-    named = TESTS.findall(ROWS[item])
+    named = named_in(ROWS[item])
     assert named
     for file, name in named:
         assert name in functions(file), f"{file}::{name}"
@@ -45,11 +50,11 @@ def test_a_row_names_tests_that_exist_and_that_can_fail(item: str) -> None:
 def test_every_test_of_a_defect_is_in_its_row() -> None:
     for name in functions(DEFECTS):
         if name.startswith("test_"):
-            assert f"`{DEFECTS}::{name}`" in ROWS[name.split("_")[1].upper()]
+            assert f"`{name}`" in ROWS[name.split("_")[1].upper()]
 
 
 def test_the_other_tests_of_the_page_exist() -> None:
-    assert all(name in functions(file) for file, name in TESTS.findall(PAGE))
+    assert all(name in functions(file) for file, name in named_in(PAGE))
 
 
 def test_the_page_is_in_the_navigation() -> None:
