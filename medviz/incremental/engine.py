@@ -37,6 +37,8 @@ class Incremental:
         self.clean: dict[fx.Node, Any] = {}
         for node in self.traced.graph.nodes:
             self.clean[node] = self._clean(node, image)
+        self._whole_work = sum(self._work(node, value) for node, value in self.clean.items())
+        self._work_done = 0.0
 
     def _clean(self, node: fx.Node, image: Tensor) -> Any:
         if node.op == "placeholder":
@@ -49,6 +51,21 @@ class Incremental:
     def _is_image(self, node: fx.Node) -> bool:
         return node is next(iter(self.traced.graph.nodes))
 
+    @property
+    def share(self) -> float:
+        """How much of the work of a whole pass a patched copy took in the last run: convolutions and linear layers."""
+        return self._work_done / self._whole_work if self._whole_work else 1.0
+
+    def _work(self, node: fx.Node, value: Any) -> float:
+        """The multiplications of a layer for each of its rows."""
+        value = value.block if isinstance(value, Box) else value
+        if node.op != "call_module" or not isinstance(value, Tensor) or not value.numel():
+            return 0.0
+        weight = getattr(self.traced.get_submodule(str(node.target)), "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim < 2:
+            return 0.0
+        return value[0].numel() * weight[0].numel()
+
     def run(self, patches: Tensor, corners: Tensor) -> Any:
         """Return the network's raw output for copies of the image with a patch in the place of what was there.
 
@@ -57,6 +74,7 @@ class Incremental:
             corners: the first voxel of each patch, `(M, nd)`.
         """
         values: dict[fx.Node, Any] = {}
+        self._work_done = 0.0
         for node in self.traced.graph.nodes:
             if node.op == "placeholder" and self._is_image(node):
                 values[node] = Box(self.clean[node], patches, corners.tolist())
@@ -64,6 +82,7 @@ class Incremental:
                 continue  # untouched by the patch: the clean value stands
             else:
                 values[node] = self._changed(node, values, len(patches))
+                self._work_done += self._work(node, values[node])
             for done in self._last_use.get(node, ()):
                 values.pop(done, None)
         output = next(node for node in self.traced.graph.nodes if node.op == "output")
