@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from medviz.demo.scan import distances_mm, plant, smooth_noise
 from medviz.image import Image
 
-HELD_OUT = 1_000_000  # training takes its seeds from below
+CALIBRATION = 500_000  # training takes its seeds from below
+HELD_OUT = 1_000_000  # calibration takes its seeds from below
 
 
 def head_of(scan: Image) -> slice:
@@ -19,11 +20,20 @@ def head_of(scan: Image) -> slice:
     return slice(max(0, int(head.min()) - 6), int(head.max()) + 7)
 
 
-def pool(scan: Image, count: int) -> tuple[Tensor, Tensor]:
-    """Return `count` examples, every second planted, and their lesions, `(count, 1, *S)`, in half precision."""
-    scans, lesions = zip(*(example(scan, seed, seed % 2 == 0) for seed in range(count)), strict=True)
+def pool(scan: Image, count: int, first: int = 0) -> tuple[Tensor, Tensor]:
+    """Return `count` examples, every second planted, and their lesions, `(count, 1, *S)`, in half precision.
+
+    Args:
+        scan: what they are made from.
+        count: how many.
+        first: the seed of the first one.
+    """
     head = head_of(scan)
-    return torch.stack(scans)[:, None, head].half(), torch.stack(lesions)[:, None, head].half()
+    scans, lesions = torch.empty(2, count, 1, *scan.data[0, head].shape, dtype=torch.float16)
+    for i in range(count):
+        data, coverage = example(scan, first + i, i % 2 == 0)
+        scans[i, 0], lesions[i, 0] = data[head], coverage[head]
+    return scans, lesions
 
 
 def example(scan: Image, seed: int, planted: bool) -> tuple[Tensor, Tensor]:

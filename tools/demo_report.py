@@ -32,15 +32,19 @@ def report(weights: Path, echo: Callable[[str], None]) -> None:
     echo(f"\nheld out: volume 0 of the scan, {CASES} augmented examples, half of them planted, with unseen seeds")
     echo(f"  right: {sum(right) / CASES:.1%} (planted {sum(right[::2])} of {CASES // 2}, unplanted {sum(right[1::2])})")
     echo(f"  the scan as it is: 'no lesion' with probability {clean:.4f}")
-    echo(f"\n{PLANTS} unseen plants in volume 0 as it is: peak within radius + {HALF_CELL_MM} mm, mass inside")
+    echo(f"\nheld out: {PLANTS} plants with unseen seeds in volume 0 as it is")
     plants = [plant(scan, HELD_OUT + CASES + i) for i in range(PLANTS)]
+    with torch.no_grad():
+        answers = [int(network(image.data[None]).argmax()) == CLASSES.index("lesion") for image, _ in plants]
+    echo(f"  answered 'lesion': {sum(answers)} of {PLANTS}")
     maps: list[Any] = [medviz.explain(network, image, EXPLAINERS, CLASSES.index("lesion")) for image, _ in plants]
     for i, name in enumerate(EXPLAINERS):
         found = [(measure(one[i], lesion), lesion) for one, (_, lesion) in zip(maps, plants, strict=True)]
         hits = sum(f.distance_mm <= lesion.radius_mm + HALF_CELL_MM for f, lesion in found)
         inside = [f.inside for f, _ in found]
         gain = min(f.gain for f, _ in found)
-        echo(f"  {name:22} {hits} of {PLANTS}; {min(inside):.0%} to {max(inside):.0%}, at least {gain:.0f} x its share")
+        echo(f"  {name:22} peak within radius + {HALF_CELL_MM} mm: {hits} of {PLANTS}")
+        echo(f"  {'':22} mass inside: {min(inside):.0%} to {max(inside):.0%}, at least {gain:.0f} x its share")
 
 
 def _right(network: LesionNet, data: torch.Tensor, coverage: torch.Tensor, planted: bool) -> bool:
