@@ -448,16 +448,16 @@ class Tty:
         return True
 
 
+@pytest.mark.parametrize("name", ["occlusion:mask_size=3", "rise:n_masks=9", "smoothgrad", "integratedgradients"])
 @pytest.mark.parametrize("tty", [False, True])
 @pytest.mark.parametrize("progress", [False, True])
 def test_the_progress_bar_is_off_unless_asked_for_on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, progress: bool, tty: bool
+    monkeypatch: pytest.MonkeyPatch, progress: bool, tty: bool, name: str
 ) -> None:
     stream = Tty()
     monkeypatch.setattr(stream, "isatty", lambda: tty)
     monkeypatch.setattr(sys, "stderr", stream)
-    explainer = medviz.get_explainer("medviz-xai/occlusion", mask_size=3)
-    explainer(Classifier(2), images(1, 2, 9, 8), 1, progress=progress, batch_size=4)
+    medviz.explain(Classifier(2), images(1, 2, 9, 8), name, 1, progress=progress, batch_size=4)
     assert bool(stream.text) is (progress and tty)
     assert ("pass" in stream.text) is (progress and tty)
 

@@ -21,8 +21,9 @@ _SCAN, _LESION, _TRUTH = "scan-planted.nii.gz", "scan-lesion.nii.gz", "scan-lesi
 _MAP = "map.nii.gz"
 _WINDOW = (0.0, 950.0)  # the usual percentiles would burn a bright lesion out
 _LOG, _EVENTS = "tensorboard", "events.out.tfevents.*"
+_PLANES = "planes.png"
 _PICTURES = {
-    "planes.png": ("medviz-xai/planes", "medviz-xai/png"),
+    _PLANES: ("medviz-xai/planes", "medviz-xai/png"),
     "blend.gif": ("medviz-xai/blend", "medviz-xai/gif"),
     "sheet.png": ("medviz-xai/matshow3d", "medviz-xai/png"),
 }
@@ -52,7 +53,8 @@ class Files:
         for folder in (self.folder, self.folder / _LOG):
             if folder.exists() and not folder.is_dir():
                 raise NotADirectoryError(f"{str(folder)!r} is a file; the demo needs a folder there.")
-        names = [_SCAN, _LESION, _TRUTH, *(f"{method}-{ending}" for method in methods for ending in (*_PICTURES, _MAP))]
+        made = [*pictures(methods), *((method, _MAP) for method in methods)]
+        names = [_SCAN, _LESION, _TRUTH, *(f"{method}-{ending}" for method, ending in made)]
         existing = [path for path in (self.folder / name for name in names) if path.exists()] + self._logs()
         if existing and not self.overwrite:
             raise FileExistsError(
@@ -67,12 +69,14 @@ class Files:
         for one in maps:
             yield self._sink("medviz-xai/nifti", f"{one.method}-{_MAP}")(one)
         drawn: dict[str, Rendering] = {}
-        tasks = [(one, ending) for one in maps for ending in _PICTURES]
-        for one, ending in tqdm(tasks, desc="pictures", leave=False, disable=None if self.progress else True):
+        map_of = {one.method: one for one in maps}
+        for method, ending in tqdm(
+            pictures(list(map_of)), desc="pictures", leave=False, disable=None if self.progress else True
+        ):
             renderer, sink = _PICTURES[ending]
-            rendering: Any = medviz.get_renderer(renderer, window=_WINDOW)(one)
-            drawn[f"{one.method}/{Path(ending).stem}"] = rendering
-            yield self._sink(sink, f"{one.method}-{ending}")(rendering)
+            rendering: Any = medviz.get_renderer(renderer, window=_WINDOW)(map_of[method])
+            drawn[f"{method}/{Path(ending).stem}"] = rendering
+            yield self._sink(sink, f"{method}-{ending}")(rendering)
         yield self._write_log(drawn)
 
     def _sink(self, sink: str, name: str) -> Any:
@@ -102,6 +106,14 @@ class Files:
 
     def _logs(self) -> list[Path]:
         return sorted((self.folder / _LOG).glob(_EVENTS))
+
+
+def pictures(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Return method and file ending of each picture: planes of every map, movie and sheet of the first only.
+
+    The maps of the demo look much alike, and a movie or a sheet of each would double the time that it takes.
+    """
+    return [(method, ending) for method in methods for ending in _PICTURES if ending == _PLANES or method == methods[0]]
 
 
 def _outline(planted: Image, lesion: Lesion) -> Any:

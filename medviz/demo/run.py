@@ -49,9 +49,8 @@ def run_demo(folder: Path, overwrite: bool, device: str, progress: bool, echo: C
         network, planted, list(EXPLAINERS), CLASSES.index("lesion"), device=where, progress=progress
     )
     echo(_table(maps, lesion))
-    echo(f"\nWriting into {files.folder}:")
-    for path in files.write(maps, planted, lesion):
-        echo(f"  {path}")
+    written = list(files.write(maps, planted, lesion))
+    echo("\nWritten:\n" + "\n".join(f"  {path}" for path in written))
 
 
 def _device(device: str) -> torch.device:

@@ -32,9 +32,11 @@ def generator(seed: int | None) -> torch.Generator:
 def copies(probe: Probe, count: int, graph: bool) -> Iterator[int]:
     """Yield how many copies of the whole batch come next, so that `count` are made in passes of bounded size."""
     most = max(1, probe.rows_at_once(graph) // len(probe.inputs))
-    while count > 0:
-        yield min(most, count)
-        count -= most
+    with probe.bar(count * len(probe.inputs) if count > most else 0) as bar:
+        while count > 0:
+            yield min(most, count)
+            bar.update(min(most, count) * len(probe.inputs))
+            count -= most
 
 
 def image_range(images: Tensor) -> Tensor:

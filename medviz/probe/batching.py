@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -62,11 +62,14 @@ class Batches:
         if not rows:
             raise ValueError("`inputs` has no rows.")
         size = self.rows_at_once(graph) if rows > 1 else 1
-        silent = not self.progress or rows <= size
-        with tqdm(total=rows, disable=True if silent else None, unit="pass", leave=False) as bar:
+        with self.bar(rows if rows > size else 0) as bar:
             for result in in_batches(rows, size, run):
                 bar.update(len(result))
                 yield result
+
+    def bar(self, rows: int) -> tqdm[Any]:
+        """Return a bar for so many rows; silent where nobody asked for it, for none, and without a terminal."""
+        return tqdm(total=rows, disable=None if self.progress and rows else True, unit="pass", leave=False)
 
     def rows_at_once(self, graph: bool) -> int:
         """Return how many rows one pass takes; with a `graph` all activations stay."""

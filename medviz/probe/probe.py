@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import attrs
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from medviz.errors import suggest
 from medviz.model_arguments import ModelArguments
@@ -292,6 +293,10 @@ class Probe:
             graph: for `input_gradient`, which keeps all activations.
         """
         return self._opened().batches.rows_at_once(graph)
+
+    def bar(self, rows: int) -> tqdm[Any]:
+        """Return a progress bar for so many rows, for a method that sends them in parts of one pass; `with` it."""
+        return self._opened().batches.bar(rows)
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what `make` returns, made once for this probe: what an explainer needs again for the next target."""
