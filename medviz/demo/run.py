@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,20 @@ def run_demo(folder: Path, overwrite: bool, device: str, progress: bool, echo: C
         network, planted, list(EXPLAINERS), CLASSES.index("lesion"), device=where, progress=progress
     )
     echo(_table(maps, lesion))
-    written = list(files.write(maps, planted, lesion))
+    with _one_thread():
+        written = list(files.write(maps, planted, lesion))
     echo("\nWritten:\n" + "\n".join(f"  {path}" for path in written))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Draw with one thread: pictures are many small operations, and on a busy machine threads wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _device(device: str) -> torch.device:
