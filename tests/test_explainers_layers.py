@@ -196,7 +196,7 @@ def test_a_wrong_reshape(reshape: Any) -> None:
         medviz.get_explainer("gradcam", reshape=reshape)
 
 
-@pytest.mark.parametrize("layer", [3, [], ["deep", 1], ["deep", "deep"], [None]])
+@pytest.mark.parametrize("layer", [True, [], ["deep", b"1"], ["deep", "deep"], ["1", 1], [None]])
 def test_a_wrong_layer_parameter(layer: Any) -> None:
     with pytest.raises((TypeError, medviz.PluginError), match="`layer` is the name of a module"):
         medviz.get_explainer("gradcam", layer=layer)
@@ -307,3 +307,14 @@ def test_a_single_voxel_is_no_spatial_extent() -> None:
 def test_an_axis_of_one_voxel_is_a_spatial_axis(method: str) -> None:
     assert explain(method, Classifier(2), images(2, 2, 1, 9), 1).values.shape == (2, 1, 1, 9)
     assert explain(method, Classifier(3), images(2, 2, 5, 1, 4), 1).values.shape == (2, 1, 5, 1, 4)
+
+
+def test_layers_of_a_sequential_have_numbers_for_names() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    image = torch.rand(1, 1, 8, 8)
+    expected = medviz.get_explainer("gradcam", layer="1")(model, image).values
+    assert torch.equal(medviz.explain(model, image, "gradcam:layer=1").values, expected)
+    assert medviz.explain(model, image, "gradcam:layer=[0,1]").provenance["layers"] == ["0", "1"]
+    with pytest.raises(ValueError, match="in quotes"):
+        medviz.get_explainer("gradcam:layer=0.10")
+    assert medviz.get_explainer("gradcam:layer='0.10'").layer == "0.10"
