@@ -24,7 +24,6 @@ def hooks_of(kind: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-@functools.cache
 def check_class(plugin: Any, kind: str) -> None:
     """Raise a `PluginError` that says in what `plugin` does not keep the contract of `kind`.
 
@@ -33,6 +32,12 @@ def check_class(plugin: Any, kind: str) -> None:
     """
     if not inspect.isclass(plugin):
         raise PluginError(f"{plugin!r} is not a class; an entry point names the plugin's class, not an instance.")
+    known: Any = plugin
+    _check(known, kind)
+
+
+@functools.cache
+def _check(plugin: type, kind: str) -> None:
     if not issubclass(plugin, KINDS[kind]):
         raise PluginError(f"{_name(plugin)} does not subclass medviz.{KINDS[kind].__name__}, the spec of its kind.")
     if len(several := [each for each, spec in KINDS.items() if issubclass(plugin, spec)]) > 1:
@@ -111,8 +116,9 @@ def _manager(plugin: Plugin, wrappers: tuple[Wrapper, ...]) -> pluggy.PluginMana
     if not isinstance(plugin, Plugin):
         raise PluginError(f"{plugin!r} is not an instance of a medviz plugin.")
     state = vars(plugin)
-    if not wrappers and "_medviz_manager" in state:
-        return state["_medviz_manager"]  # type: ignore[no-any-return]
+    kept: pluggy.PluginManager | None = state.get("_medviz_manager")
+    if not wrappers and kept is not None and kept.is_registered(plugin):  # a copy of a plugin has its original's
+        return kept
     chain: list[tuple[Any, str]] = [(type(plugin), plugin.kind), *((type(w), "wrappers") for w in wrappers)]
     for cls, kind in chain:
         check_class(cls, kind)

@@ -88,7 +88,7 @@ def as_batch(image: Any, affine: Any = None) -> tuple[Tensor, np.ndarray | None]
         batch = _plain(torch.as_tensor(image)).detach()
     else:
         raise TypeError(f"`image` is a {type(image).__name__}; expected a tensor (B, C, *S) or medviz.Image.")
-    _check(batch)
+    check_batch(batch)
     if np.ndim(affine) == 2:
         affine = [as_affine(affine)] * len(batch)
     return batch, as_affine(affine, (len(batch), 4, 4))
@@ -142,7 +142,15 @@ def _stacked(affines: list[np.ndarray | None]) -> np.ndarray:
     return np.stack(known)
 
 
-def _check(batch: Tensor) -> None:
+def check_batch(batch: Any) -> None:
+    """Raise where `batch` is not what networks can be explained on.
+
+    Raises:
+        TypeError: no tensor, or integers.
+        ValueError: an empty batch, another number of axes, or values that are not finite.
+    """
+    if not isinstance(batch, Tensor):
+        raise TypeError(f"`image` is a {type(batch).__name__}; expected a tensor (B, C, *S).")
     if not batch.is_floating_point():
         raise TypeError(f"`image` holds {batch.dtype}; networks need floating point: image.float().")
     if batch.ndim not in (4, 5):

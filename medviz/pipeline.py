@@ -45,6 +45,9 @@ def explain(
 ) -> Attribution | list[Attribution]:
     """Explain what `model` says of `image`, by one or more methods, for one or more targets, in one forward pass.
 
+    A second pass is needed where some methods name a layer and others leave it to be chosen, and for the automatic
+    layer of a segmentation network; methods that perturb the image or sample make their own.
+
     Args:
         model: the network; it runs in eval mode and is afterwards exactly as it was.
         image: `(B, C, *S)` floating, a MetaTensor, a `medviz.Image`, or a list of those of one shape.

@@ -29,6 +29,8 @@ def as_wrappers(wrappers: Wrappers) -> tuple[Wrapper, ...]:
     for wrapper in resolved:
         if not isinstance(wrapper, Wrapper):
             raise PluginError(f"{wrapper!r} is not a medviz.Wrapper.")
+    if len({id(wrapper) for wrapper in resolved}) < len(resolved):
+        raise PluginError(f"`wrappers` names one instance twice: {list(resolved)}.")
     return resolved
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import medviz
 from medviz import relay
@@ -251,3 +253,30 @@ def test_sinks_refuse_what_is_no_result() -> None:
 
 def test_public_names_are_all_loadable() -> None:
     assert [name for name in medviz.__all__ if not hasattr(medviz, name)] == []
+
+
+def test_a_copy_of_a_plugin_is_called_itself() -> None:
+    class Fixed(Explainer):
+        value = 1.0
+
+        @hookimpl
+        def explain(self, probe: Any) -> Tensor:
+            return torch.full((1, 1, 4, 4), self.value)
+
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    image, first = torch.rand(1, 1, 8, 8), Fixed()
+    assert medviz.explain(model, image, first).values.max() == 1
+    second = copy.copy(first)
+    second.value = 2.0
+    assert medviz.explain(model, image, second).values.max() == 2
+
+
+def test_a_wrapper_stands_once_in_the_chain() -> None:
+    class Around(Wrapper):
+        @hookimpl(wrapper=True)
+        def explain(self) -> Any:
+            return (yield)
+
+    model, around = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), Around()
+    with pytest.raises(PluginError, match="twice"):
+        medviz.explain(model, torch.rand(1, 1, 8, 8), "vanillagrad", 0, wrappers=[around, around])

@@ -186,7 +186,7 @@ def test_no_grid_fits_and_too_few_tokens() -> None:
 
 
 def test_the_automatic_choice_asks_for_a_layer_of_tokens() -> None:
-    with pytest.raises(ValueError, match=r"works on tokens .* for example one of .*'block'"):
+    with pytest.raises(ValueError, match=r"works on tokens .* token layers end with .*'block'"):
         explain("gradcam", Tokens(2), images(1, 1, 12, 20), 0)
 
 
@@ -318,3 +318,40 @@ def test_layers_of_a_sequential_have_numbers_for_names() -> None:
     with pytest.raises(ValueError, match="in quotes"):
         medviz.get_explainer("gradcam:layer=0.10")
     assert medviz.get_explainer("gradcam:layer='0.10'").layer == "0.10"
+
+
+def test_the_automatic_choice_refuses_channels_last() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(1, 16, 4, 4), nn.LayerNorm(16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.norm(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+    model, image = Last(), torch.rand(2, 1, 16, 16)
+    with pytest.raises(ValueError, match='reshape="channels_last"'):
+        medviz.explain(model, image, "gradcam")
+    named = medviz.explain(model, image, "hirescam:layer=norm,reshape=channels_last,relu=false", 1)
+    assert named.raw.shape == (2, 1, 4, 4)
+    expected = torch.tensor(named.scores) - model.fc.bias[1].detach()
+    torch.testing.assert_close(named.raw.flatten(1).sum(1), expected)
+
+
+def test_a_layer_behind_the_last_attention_has_nothing_to_map() -> None:
+    class TinyViT(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.cls = nn.Conv2d(1, 16, 4, 4), nn.Parameter(torch.randn(1, 1, 16))
+            block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+            self.encoder, self.head = nn.TransformerEncoder(block, 2), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.embed(x).flatten(2).mT
+            return self.head(self.encoder(torch.cat([self.cls.expand(len(x), -1, -1), tokens], 1))[:, 0])
+
+    model, image = TinyViT(), torch.rand(2, 1, 16, 16)
+    for name in ("gradcam", "layercam", "hirescam"):
+        with pytest.raises(ValueError, match="only through its class token"):
+            medviz.explain(model, image, f"{name}:layer=encoder.layers.1", 1)
+    assert medviz.explain(model, image, "hirescam:layer=encoder.layers.0,relu=false", 1).values.abs().max() > 0

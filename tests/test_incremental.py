@@ -275,7 +275,27 @@ def test_a_model_that_cannot_be_traced(caplog: pytest.LogCaptureFixture) -> None
 def test_a_model_whose_hooks_change_its_layers(caplog: pytest.LogCaptureFixture) -> None:
     model = network()
     model[0].register_forward_hook(lambda module, args, output: output - output.mean((2, 3), keepdim=True))
-    assert "whole passes, for incremental inference differs" in refuse(model, caplog)
+    assert "whole passes, for the model has hooks" in refuse(model, caplog)
+
+
+def test_a_difference_is_seen_beside_a_huge_output(caplog: pytest.LogCaptureFixture) -> None:
+    class Conv(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:  # what torch.fx takes for an ordinary convolution
+            return super().forward(x - x.mean((2, 3), keepdim=True))
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.inner(x)
+            return torch.cat([y, y[:, :1] * 0 - 1e9], 1)
+
+    model = Masked()
+    model.inner[0] = Conv(2, 8, 3, padding=1)
+    Conv.__module__ = "torch.nn.modules.conv"
+    assert "incremental inference differs" in refuse(model, caplog)
 
 
 def test_a_model_that_takes_other_arguments_runs_as_it_is() -> None:

@@ -404,6 +404,40 @@ def test_a_layer_that_returns_a_tuple() -> None:
         assert probe.gradient("layer", 0).shape == (1, 2, 4, 4)
 
 
+@pytest.mark.parametrize("wrap", [lambda y: (y, [y]), lambda y: (y, {"skips": (y,)}), lambda y: {"f": y, "s": [y]}])
+@pytest.mark.parametrize("layer", ["layer", None])
+def test_a_layer_that_returns_one_tensor_in_several_places(wrap: Callable[[Tensor], Any], layer: str | None) -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return wrap(self.conv(x).relu())
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.fc = Encoder(), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = leaves(self.layer(x))
+            return self.fc(torch.cat([first.mean((2, 3)), second.mean((2, 3))], 1))
+
+    def leaves(output: Any) -> list[Tensor]:
+        if isinstance(output, Tensor):
+            return [output]
+        items = output.values() if isinstance(output, dict) else output
+        return [leaf for item in items for leaf in leaves(item)]
+
+    model, image = Holder(), torch.rand(2, 1, 8, 8)
+    if layer is None:  # the convolution inside comes before the last spatial output, the encoder's
+        assert medviz.explain(model, image, "gradcam").provenance["layers"] == ["layer"]
+    signed = medviz.get_explainer("hirescam", layer=layer, relu=False)(model, image, 1)
+    expected = torch.tensor(signed.scores) - model.fc.bias[1].detach()
+    torch.testing.assert_close(signed.raw.flatten(1).sum(1), expected)
+
+
 # ---------------------------------------------------------------- perturbed copies
 
 
@@ -638,6 +672,21 @@ def test_things_that_are_no_model() -> None:
     sharded = type("FullyShardedDataParallel", (Net,), {})()
     with pytest.raises(ValueError, match="sharded"):
         gradcam(sharded)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (torch.ones(2, 1, 8, 8, dtype=torch.int), TypeError, "floating point"),
+        (torch.ones(0, 1, 8, 8), ValueError, "empty"),
+        (torch.full((2, 1, 8, 8), float("nan")), ValueError, "NaN or infinite"),
+        (torch.ones(1, 8, 8), ValueError, "expected"),
+        (None, TypeError, "expected a tensor"),
+    ],
+)
+def test_images_that_a_probe_refuses(image: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        medviz.Probe(Net(), image)
 
 
 def test_a_device_that_the_model_is_not_on() -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,8 @@ class Busy(nn.Module):
         self.calls = 0
         self.log: list[Any] = []
         self.cache: dict[str, Tensor] = {}
+        self.deep: dict[str, Any] = {"a": [], "b": (deque(maxlen=3), defaultdict(list))}
+        self.counter = torch.zeros(1)
         self.during: Callable[[], None] = lambda: None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,6 +51,10 @@ class Busy(nn.Module):
         x = self.drop(self.act(self.norm(self.conv(x))))
         self.features = x.detach()
         self.cache["x"] = self.features
+        self.deep["a"].append(x)
+        self.deep["b"][0].append(x)
+        self.deep["b"][1]["x"].append(x)
+        self.counter += 1
         self.during()
         return self.head(x.mean((2, 3)))
 
@@ -77,6 +84,7 @@ def snapshot(model: nn.Module, image: Tensor) -> dict[str, Any]:
         "random": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()),
         "image": (image.tolist(), image.requires_grad, image.grad is not None and image.grad.tolist(), image._version),
         "log": (list(getattr(model, "log", [])), dict(getattr(model, "cache", {}))),
+        "deep": (repr(getattr(model, "deep", "")), getattr(model, "counter", torch.zeros(1)).item()),
     }
 
 
@@ -141,7 +149,7 @@ def test_the_snapshot_would_notice(busy: Busy, image: Tensor) -> None:
     busy(image.detach().clone())
     after = snapshot(busy, image)
     changed = {key for key in before if before[key] != after[key]}
-    assert changed == {"attributes", "buffers", "random", "log"}
+    assert changed == {"attributes", "buffers", "random", "log", "deep"}
 
 
 def test_between_the_users_forward_and_backward(busy: Busy, image: Tensor) -> None:

@@ -83,8 +83,19 @@ class LayerExplainer(Explainer):
         return self.grid(probe, layer, probe.activation(layer))
 
     def gradient(self, probe: Probe, layer: str, target: FixedTarget) -> Tensor:
-        """Return the gradient of the score with respect to the layer's output, as `(B, K, *s)`."""
-        return self.grid(probe, layer, probe.gradient(layer, target))
+        """Return the gradient of the score with respect to the layer's output, as `(B, K, *s)`.
+
+        Raises:
+            ValueError: the score depends on the layer's class token alone, so that there is nothing to map.
+        """
+        gradient = probe.gradient(layer, target)
+        grid = self.grid(probe, layer, gradient)
+        if gradient.ndim == 3 and gradient.any() and not grid.any():
+            raise ValueError(
+                f"the score {target.label!r} depends on `layer` {layer!r} only through its class token; name a layer "
+                "before the last attention, such as the first norm of the last block."
+            )
+        return grid
 
     def grid(self, probe: Probe, layer: str, features: Tensor) -> Tensor:
         """Return a layer's features as `(B, K, *s)`.

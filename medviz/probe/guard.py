@@ -6,7 +6,8 @@ import contextlib
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Run the block with every module in eval mode and every parameter frozen; afterwards put everything back.
 
     Put back are, for every sub-module: training flag, hooks, attributes (in-place flags, tensors kept on `self`) and
-    the content of its lists and dicts; for every parameter: `requires_grad` and `.grad`; the value of every buffer;
+    the content of its containers; for every parameter: `requires_grad` and `.grad`; the value of every buffer;
     and the random states of torch, CUDA, numpy and `random`. What did not change is not written to: a copy onto itself
     would break a `loss.backward()` that the caller has still to run.
 
@@ -79,20 +80,19 @@ class _State:
             if parameter.grad is not grad:
                 parameter.grad = grad
         for buffer, value in self.buffers:
-            if not torch.equal(buffer, value):
-                with torch.inference_mode(buffer.is_inference()):
-                    buffer.data.copy_(value)
+            _put_back(buffer, value)
         _set_random_states(self.random)
 
 
 class _Module:
-    """The training flag and the attributes of one module; lists, dicts and sets among them with their content."""
+    """The training flag and the attributes of one module; containers among them with all that they hold."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.training = module.training
         self.attributes = dict(vars(module))
-        self.content = {n: _items(v) for n, v in self.attributes.items() if type(v) in _CONTAINERS}
+        self.content = list(_contents(self.attributes.values(), set()))
+        self.tensors = [(v, v.detach().clone()) for v in self.attributes.values() if isinstance(v, Tensor)]
 
     def restore(self) -> None:
         if self.module.training != self.training:
@@ -103,14 +103,23 @@ class _Module:
         for name, value in self.attributes.items():
             if now.get(name, self) is not value:
                 now[name] = value
-        for name, items in self.content.items():
-            container = self.attributes[name]
+        for container, items in self.content:
             if not _same(_items(container), items):
                 container.clear()
-                container.extend(items) if isinstance(container, list) else container.update(items)
+                container.update(items) if isinstance(container, dict | set) else container.extend(items)
+        for tensor, value in self.tensors:
+            _put_back(tensor, value)
 
 
-_CONTAINERS = {dict, list, set, *(type(v) for v in vars(nn.Module()).values() if isinstance(v, dict))}
+def _contents(values: Iterable[Any], seen: set[int]) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield every container among `values` and inside of them, with what it holds."""
+    for value in values:
+        if not isinstance(value, dict | list | set | deque | tuple) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if not isinstance(value, tuple):
+            yield value, _items(value)
+        yield from _contents(value.values() if isinstance(value, dict) else value, seen)
 
 
 def _items(container: Any) -> list[Any]:
@@ -119,11 +128,17 @@ def _items(container: Any) -> list[Any]:
 
 def _same(a: list[Any], b: list[Any]) -> bool:
     """Compare by identity: values may be tensors. The items of a dict are pairs."""
-    flat = [(x, y) for x, y in zip(a, b, strict=False)]
     return len(a) == len(b) and all(
         x is y or (type(x) is tuple and len(x) == len(y) and all(p is q for p, q in zip(x, y, strict=True)))
-        for x, y in flat
+        for x, y in zip(a, b, strict=True)
     )
+
+
+def _put_back(tensor: Tensor, value: Tensor) -> None:
+    """Write to a tensor only where it has changed: a copy onto itself would break a backward pass still to come."""
+    if not torch.equal(tensor, value):
+        with torch.inference_mode(tensor.is_inference()):
+            tensor.data.copy_(value)
 
 
 def _random_states() -> tuple[Any, Tensor, list[Tensor], Any]:

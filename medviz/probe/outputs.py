@@ -74,13 +74,19 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
-    """Return `output` with `old` replaced by `new`, of the same kind as before."""
+    """Return `output`, of the same kind, with `old` replaced by `new` wherever it is, also inside of what it holds."""
     if output is old:
         return new
     if isinstance(output, Mapping):
-        changed = {key: new if value is old else value for key, value in output.items()}
+        changed = {key: replace_tensor(value, old, new) for key, value in output.items()}
+        if all(changed[key] is value for key, value in output.items()):
+            return output
         return changed if type(output) is dict else type(output)(**changed)
-    items = [new if value is old else value for value in output]
+    if not isinstance(output, tuple | list):
+        return output
+    items = [replace_tensor(item, old, new) for item in output]
+    if all(a is b for a, b in zip(items, output, strict=True)):
+        return output
     return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
 
 

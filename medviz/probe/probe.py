@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from medviz.errors import suggest
+from medviz.image import check_batch
 from medviz.model_arguments import ModelArguments
 from medviz.probe import batching, models, outputs
 from medviz.probe.clean import CleanPass
@@ -81,6 +82,7 @@ class Probe:
         progress: bool = False,
     ) -> None:
         model = models.unwrap(model)
+        check_batch(images)
         arguments = arguments or ModelArguments()
         arguments.check(len(images))
         where, dtype = models.placement(model, images, device)

@@ -31,6 +31,13 @@ class _Mark(torch.autograd.Function):
         return None, None
 
 
+def _ends_in_channels(module: nn.Module, last: int) -> bool:
+    """Whether a module works along the last axis, so that what looks like `(B, K, *s)` is `(B, *s, K)`."""
+    if type(module) is nn.Linear:
+        return bool(module.out_features == last)
+    return type(module) is nn.LayerNorm and tuple(module.normalized_shape) == (last,)
+
+
 @attrs.define
 class _Seen:
     name: str
@@ -38,6 +45,7 @@ class _Seen:
     shape: tuple[int, ...] | None
     parametrised: bool
     spatial: bool
+    channels_last: bool = False
 
     @property
     def elements(self) -> int:
@@ -72,6 +80,7 @@ class RollingCut:
             shape = None if tensor is None else tuple(tensor.shape)
             spatial = shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1
             seen = _Seen(name, type(module).__name__, shape, bool(list(module.parameters(recurse=False))), spatial)
+            seen.channels_last = spatial and shape is not None and _ends_in_channels(module, shape[-1])
             self.seen.append(seen)
             if tensor is None or not spatial or shape is None or shape[0] != self.batch:
                 return None
@@ -121,10 +130,15 @@ class RollingCut:
         spatial = [i for i, seen in enumerate(self.seen) if seen.spatial]
         tokens = [seen for seen in self.seen[spatial[-1] + 1 if spatial else 0 :] if self._is_tokens(seen)]
         if tokens:
-            near = [seen.name for seen in tokens][-8:]
             raise ValueError(
-                "`layer` cannot be chosen for a model that works on tokens (B, N, C); name one before the last "
-                f"attention, whose tokens the score still depends on, for example one of {near}."
+                "`layer` cannot be chosen for a model that works on tokens (B, N, C); name one whose tokens the score "
+                "still depends on: before the last attention, such as the first norm of the last block. The model's "
+                f"token layers end with {[seen.name for seen in tokens][-4:]}."
+            )
+        if spatial and any(seen.channels_last for seen in self.seen):
+            raise ValueError(
+                "`layer` cannot be chosen for a model that works on (B, *s, C), channels last; name one, with "
+                'reshape="channels_last".'
             )
         if not spatial:
             raise ValueError("no layer of the model returns a spatial extent (B, K, *s); nothing can be mapped.")
