@@ -355,3 +355,20 @@ def test_a_layer_behind_the_last_attention_has_nothing_to_map() -> None:
         with pytest.raises(ValueError, match="only through its class token"):
             medviz.explain(model, image, f"{name}:layer=encoder.layers.1", 1)
     assert medviz.explain(model, image, "hirescam:layer=encoder.layers.0,relu=false", 1).values.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["gradcam", "ablationcam"])
+def test_a_layer_on_a_side_branch_is_refused(name: str) -> None:
+    class Side(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.decoder, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            features = self.conv(x).relu()
+            logits = self.fc(features.mean((2, 3)))
+            return {"logits": logits, "reconstruction": self.decoder(features)}
+
+    for layer in ("decoder", None):  # the decoder is the last spatial layer, but the score does not pass it
+        with pytest.raises(ValueError, match="does not depend on `layer` 'decoder'"):
+            medviz.get_explainer(name, layer=layer)(Side(), torch.rand(2, 1, 8, 8), 1)

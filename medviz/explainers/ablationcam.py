@@ -27,6 +27,8 @@ class AblationCAM(LayerExplainer):
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:
         def one(layer: str) -> Tensor:
             weights = torch.stack([self._falls(probe, target, layer, i) for i in range(len(probe.inputs))])
+            if not weights.any():
+                probe.gradient(layer, target)  # says so where there is no way from the layer to the score
             scores = probe.scores(target).abs()[:, None]
             weights = weights / torch.where(scores == 0, 1, scores)
             return weighted_sum(weights, self.activation(probe, layer)).relu()
