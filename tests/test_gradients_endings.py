@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import explain, images, seeded
+from networks import LAYERED, OURS, explain, images, seeded
 from torch import Tensor, nn
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -51,6 +51,10 @@ class Fragile(nn.Module):
         if AFTER[0] < 0:
             self.during()
         return self.head(x.mean((2, 3)))
+
+
+def test_no_method_is_forgotten() -> None:
+    assert set(METHODS) == {entry.name for entry in OURS} - set(LAYERED), "those that read layers have their own tests"
 
 
 def nothing() -> None:

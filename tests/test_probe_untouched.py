@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import LAYERED
 from torch import Tensor, nn
 
 import medviz
@@ -117,7 +118,6 @@ def interrupt() -> None:
         pass
 
 
-@pytest.mark.parametrize("layer", [None, "conv", ("conv", "act")])
 @pytest.mark.parametrize(
     ("during", "target", "error"),
     [
@@ -129,7 +129,11 @@ def interrupt() -> None:
     ],
     ids=["success", "bad class", "bad function", "exception", "ctrl-c"],
 )
-@pytest.mark.parametrize("name", ["gradcam", "scorecam", "ablationcam"])
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [(name, None) for name in LAYERED]
+    + [(name, layer) for name in ("gradcam", "scorecam", "ablationcam") for layer in ("conv", ("conv", "act"))],
+)
 def test_four_endings(
     busy: Busy, image: Tensor, name: str, layer: Any, during: Any, target: Any, error: type[BaseException] | None
 ) -> None:
