@@ -278,6 +278,21 @@ class Probe:
         with untouched(self._runner.model), torch.enable_grad():
             yield self._runner.model
 
+    def run(self, rows: Tensor, index: Tensor | None = None) -> Tensor:
+        """Run the model on `rows` in one pass, as they are, and keep the graph where one is recorded.
+
+        For methods of other libraries, which differentiate by themselves, inside of `model()`: unlike a call of the
+        model it hands over the model arguments and returns the part of the output that is meant.
+
+        Args:
+            rows: perturbed copies `(M, C, *S)`; a leaf among them may require a gradient.
+            index: the image that each row belongs to, `(M,)`; None: row i belongs to image i.
+
+        Returns:
+            The output `(M, N, …)`, in the model's precision.
+        """
+        return self._runner.run(rows, self._index(index, len(rows)), copy=False)
+
     def _index(self, index: Tensor | None, rows: int) -> Tensor:
         images = len(self.inputs)
         if index is None:
