@@ -1,0 +1,53 @@
+"""Checks of every kind: the class, its parameters, and that an instance holds configuration only."""
+
+from __future__ import annotations
+
+import attrs
+
+from medviz import registry
+from medviz.contract import check_class
+from medviz.errors import PluginError
+from medviz.hookspecs import Plugin
+from medviz.testing.outcome import ConformanceError, describe_error, fail, name_of
+
+
+def check_contract(instance: Plugin) -> None:
+    """The class keeps the contract: its base class, its marked hooks and their arguments."""
+    try:
+        check_class(type(instance), instance.kind)
+    except PluginError as err:
+        raise ConformanceError(f"the class was held against the contract of {instance.kind}: {err}") from err
+
+
+def check_identity(instance: Plugin) -> None:
+    """Two instances with the same parameters are two plugins: pluggy refuses a second one that equals the first."""
+    cls = type(instance)
+    if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
+        fail(
+            f"{name_of(instance)} was looked at for how its instances compare",
+            "comparison by identity",
+            "an __eq__ or __hash__ of its own",
+            "Write @attrs.frozen(eq=False).",
+        )
+
+
+def check_parameters(instance: Plugin) -> None:
+    """Every parameter has a default, except a sink's `path`; and the plugin can be written as a plugin string."""
+    cls = type(instance)
+    fields = attrs.fields(cls) if attrs.has(cls) else ()
+    missing = [f.alias for f in fields if f.init and f.default is attrs.NOTHING]
+    missing = [name for name in missing if not (instance.kind == "sinks" and name == "path")]
+    if missing:
+        fail(
+            f"{name_of(instance)} was to be made without parameters",
+            "a default for each, so that its name alone works",
+            f"none for {', '.join(missing)}",
+            "Give each field a default that suits most users.",
+        )
+    try:
+        registry.describe(instance)
+    except Exception as err:
+        raise ConformanceError(
+            f"{name_of(instance)} was to be written as a plugin string, for the record of how a map was made: expected "
+            f"text; got {describe_error(err)}. Parameters must be plain values, plugins or functions."
+        ) from err
