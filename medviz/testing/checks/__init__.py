@@ -5,10 +5,12 @@ from __future__ import annotations
 from types import ModuleType
 
 from medviz.hookspecs import KINDS
-from medviz.testing.checks import common
+from medviz.testing.checks import common, explainer_batches, explainer_calls, explainer_maps, explainer_meaning
 from medviz.testing.outcome import Check
 
-_MODULES: dict[str, tuple[ModuleType, ...]] = {}
+_MODULES: dict[str, tuple[ModuleType, ...]] = {
+    "explainers": (explainer_maps, explainer_calls, explainer_batches, explainer_meaning),
+}
 
 
 def _checks(module: ModuleType) -> list[Check]:

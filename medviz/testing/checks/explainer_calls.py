@@ -1,0 +1,165 @@
+"""Checks of explainers: what a call leaves behind, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medviz.hookspecs import Explainer, Wrapper, hookimpl
+from medviz.testing import cases
+from medviz.testing.checks.watched import BrokenModelError, Watched
+from medviz.testing.models import Classifier
+from medviz.testing.outcome import describe_error, fail, name_of, skip_unless
+
+
+def check_model_untouched(instance: Explainer) -> None:
+    """The model is afterwards as it was: after success, a bad target, an error in the model, and Ctrl-C."""
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    passes = _ending(explainer, ndim, "success", None)
+    _ending(explainer, ndim, "a class that does not exist", ValueError)
+    for at in sorted({0, passes - 1}):
+        _ending(explainer, ndim, f"an error of the model in pass {at + 1} of {passes}", BrokenModelError, at)
+        _ending(explainer, ndim, f"Ctrl-C in pass {at + 1} of {passes}", KeyboardInterrupt, at)
+
+
+def _ending(explainer: Explainer, ndim: int, name: str, wanted: type[BaseException] | None, at: int = -1) -> int:
+    """Run the explainer into one ending and compare the model with what it was; return how many passes it made."""
+    model = Watched(ndim, at, wanted or BrokenModelError)
+    before = model.state()
+    raised: BaseException | None = None
+    try:
+        explainer(model, cases.images(ndim), 0 if at >= 0 or wanted is None else 99, batch_size=1)
+    except (Exception, KeyboardInterrupt) as err:
+        raised = err
+    if wanted is None and raised is not None:
+        got = describe_error(raised)
+        fail(f"{name_of(explainer)} explained a network", "a map", got, "The error's own trace says where.")
+    if wanted is not None and not isinstance(raised, wanted):
+        fail(
+            f"{name_of(explainer)} was stopped by {name}",
+            f"the error itself, {wanted.__name__}",
+            "no error" if raised is None else describe_error(raised),
+            "Catch only errors that you expect by name, and never one of the model or KeyboardInterrupt.",
+        )
+    if parts := model.differences(before):
+        fail(
+            f"{name_of(explainer)} explained a network; the ending was {name}",
+            "the model exactly as it was before",
+            f"other {', '.join(parts)}",
+            "Ask the `probe`; tensors that it hands out, such as `parameters_of`, are not to be changed in place.",
+        )
+    return model.script.passes
+
+
+def check_input_untouched(instance: Explainer) -> None:
+    """Neither the caller's tensor nor what the probe hands to the next method is changed."""
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    batch = cases.images(ndim).requires_grad_()
+    values, version = batch.detach().clone(), batch._version
+    seen: list[tuple[Tensor, Tensor]] = []
+    spy = _spy(seen, explainer)
+    cases.run(explainer, Classifier(ndim), batch, wrappers=[spy])
+    same = torch.equal(batch, values) and batch._version == version and batch.grad is None and batch.requires_grad
+    if not same or any(not torch.equal(before, after) for before, after in seen):
+        fail(
+            f"{name_of(instance)} explained images",
+            "the images unchanged, for the caller and for the next method that shares the probe",
+            "another image" if same else "another tensor of the caller",
+            "Work on a copy: `probe.inputs.clone()`.",
+        )
+
+
+def _spy(seen: list[tuple[Tensor, Tensor]], explainer: Explainer) -> Any:
+    class Spy(Wrapper):
+        @hookimpl(wrapper=True)
+        def explain(self, probe: Any) -> Any:
+            before = [t.clone() for t in _handed_out(probe, explainer)]
+            values = yield
+            seen.extend(zip(before, _handed_out(probe, explainer), strict=True))
+            return values
+
+    return Spy()
+
+
+def _handed_out(probe: Any, explainer: Explainer) -> list[Tensor]:
+    return [probe.inputs, probe.output, *([probe.activation(None)] if explainer.needs_layer else [])]
+
+
+def check_no_state(instance: Explainer) -> None:
+    """An explainer holds configuration only: a call leaves nothing on it, so that no map depends on one before."""
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    model, batch = Classifier(ndim), cases.images(ndim)
+    cases.run(explainer, model, batch)
+    before = _content(explainer)
+    cases.run(explainer, model, batch * 2)
+    after = _content(explainer)
+    new = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    tensors = [name for name, value in vars(explainer).items() if isinstance(value, Tensor)]
+    if new or tensors:
+        fail(
+            f"{name_of(instance)} was called",
+            "an instance that holds its parameters and nothing else",
+            f"something kept in {', '.join(new + tensors)}",
+            "Keep what belongs to a call in local variables, or in `probe.remember`.",
+        )
+
+
+def _content(explainer: Explainer) -> dict[str, str]:
+    return {name: repr(value) for name, value in vars(explainer).items() if name != "_medviz_manager"}
+
+
+def check_bad_input(instance: Explainer) -> None:
+    """What cannot be explained is refused by a ValueError or TypeError with a sentence, and never by a map."""
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    model, batch = Classifier(ndim), cases.images(ndim)
+    broken = batch.clone()
+    broken[0, 0].flatten()[0] = torch.nan
+    wrong: dict[str, Callable[[], Any]] = {
+        "whole numbers as the image": lambda: explainer(model, batch.long(), 0),
+        "an image without the batch axis": lambda: explainer(model, batch[0], 0),
+        "an empty batch": lambda: explainer(model, batch[:0], 0),
+        "an image with NaN": lambda: explainer(model, broken, 0),
+        "no image but a string": lambda: explainer(model, "scan.nii", 0),
+        "class 3 of 3": lambda: explainer(model, batch, 3),
+        "class -1": lambda: explainer(model, batch, -1),
+        "a target that returns a matrix": lambda: explainer(model, batch, lambda out: out),
+        "no model but a function": lambda: explainer(model.forward, batch, 0),  # type: ignore[arg-type]
+    }
+    if explainer.needs_layer and cases.has(explainer, "layer"):
+        unknown = cases.changed(explainer, layer="no.such.layer")
+        wrong["a layer that does not exist"] = lambda: unknown(model, batch, 0)
+    for name, call in wrong.items():
+        try:
+            call()
+            got = "a result and no error"
+        except (ValueError, TypeError) as err:
+            got = "" if len(str(err).split()) > 3 else f"{type(err).__name__} with the message {str(err)!r}"
+        except Exception as err:
+            got = describe_error(err)
+        if got:
+            fail(
+                f"{name_of(instance)} was given {name}",
+                "a ValueError or TypeError that says what was given and what is expected",
+                got,
+                "Leave `__call__` as the base class has it, let its errors through, and add checks of your own.",
+            )
+
+
+def check_ndim(instance: Explainer) -> None:
+    """A number of spatial axes that the explainer does not declare is refused."""
+    others = [n for n in (2, 3) if n not in instance.ndim]
+    skip_unless(bool(others), "it declares 2 and 3 spatial axes, so there is none to refuse.")
+    for ndim in others:
+        try:
+            instance(Classifier(ndim), cases.images(ndim), 0)
+        except (ValueError, TypeError):
+            continue
+        fail(
+            f"{name_of(instance)}, which declares ndim = {instance.ndim}, was given images of {ndim} spatial axes",
+            "a ValueError",
+            "a map",
+            "Leave `__call__` as the base class has it, or declare the number in `ndim`.",
+        )

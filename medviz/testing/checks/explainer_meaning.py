@@ -1,0 +1,154 @@
+"""Checks of explainers: whether the map says anything of the network, on networks whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medviz.hookspecs import Explainer
+from medviz.testing import cases
+from medviz.testing.models import Classifier, Regions, constant, randomise
+from medviz.testing.outcome import fail, name_of, skip_unless
+
+_CORNER = {2: ((32, 32), 10), 3: ((16, 16, 16), 6)}  # the image's size, and the edge of the corner
+
+
+def check_target(instance: Explainer) -> None:
+    """Two classes that look at two places get two maps; without `uses_target`, all targets get one."""
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    size = _CORNER[ndim][0]
+    whole = tuple((0, extent) for extent in size[1:])
+    half = size[0] // 2
+    model = Regions(((0, half), *whole), ((half, size[0]), *whole))
+    batch = cases.images(ndim, channels=1, batch=1, size=size).abs() + 0.5
+    maps = [_scaled(cases.run(explainer, model, batch, target).values) for target in (0, 1)]
+    off = float((maps[0] - maps[1]).abs().max())
+    if instance.uses_target and off < 0.1:
+        fail(
+            f"{name_of(instance)} explained class 0, which reads the first half of the image, and class 1, the other",
+            "two maps that differ",
+            f"the same map but for {off:.2g} of its maximum",
+            "Explain `target`, through `probe.scores(target)` or a gradient; or declare `uses_target = False`.",
+        )
+    if not instance.uses_target and off > 1e-5:
+        fail(
+            f"{name_of(instance)}, which declares `uses_target = False`, explained two classes",
+            "one map",
+            f"two that differ by {off:.2g} of the maximum",
+            "Remove the declaration: the pipeline reuses the first target's map for all others.",
+        )
+
+
+def check_callable_target(instance: Explainer) -> None:
+    """A function of the output that picks class 1 gets the map of class 1."""
+    skip_unless(not instance.needs_gap, "it needs the weights of one class, so a function of the output has no map.")
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    model, batch = Classifier(ndim), cases.images(ndim)
+    named = cases.run(explainer, model, batch, 1).values
+    if (off := cases.distance(cases.run(explainer, model, batch, lambda out: out[:, 1]).values, named)) > 1e-5:
+        fail(
+            f"{name_of(instance)} explained the function `lambda out: out[:, 1]`",
+            "the map of class 1",
+            f"another, the difference is {off:.2g} of the maximum",
+            "Use `probe.scores(target, …)`, which knows every kind of target, and not `target.classes`.",
+        )
+
+
+def check_constant_model(instance: Explainer) -> None:
+    """A network whose score does not depend on the image gets a map of zeros."""
+    skip_unless(instance.zero_for_constant, "it declares `zero_for_constant = False`.")
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    values = cases.run(explainer, constant(Classifier(ndim)), cases.images(ndim)).values
+    if values.any():
+        fail(
+            f"{name_of(instance)} explained a network whose last layer is all zeros",
+            "a map of zeros, because nothing in the image matters",
+            f"values up to {float(values.abs().max()):.2g}",
+            "Weight by gradients or by differences of scores; or declare `zero_for_constant = False`, and say why.",
+        )
+
+
+def check_planted_signal(instance: Explainer) -> None:
+    """A network that reads one corner only: the map's mass lies there, at least twice the corner's share of voxels."""
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    model, batch, inside = _corner(ndim)
+    mass = cases.run(explainer, model, batch).values.abs().sum((0, 1))
+    share, area = float((mass * inside).sum() / mass.sum().clamp(min=1e-30)), float(inside.mean())
+    if share < 2 * area:
+        fail(
+            f"{name_of(instance)} explained a network that reads only the first corner of the image, {area:.0%} of it",
+            f"at least {2 * area:.0%} of the map's mass there",
+            f"{share:.0%}",
+            "Look at axes that are swapped or flipped, at a resize that shifts, and at too few samples.",
+        )
+
+
+def check_channels(instance: Explainer) -> None:
+    """A map for each channel puts the mass into the one channel that the network reads."""
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    model, batch, _ = _corner(ndim)
+    values = cases.run(explainer, model, batch).values
+    skip_unless(values.shape[1] > 1, "it makes one map for all channels.")
+    mass = values.abs().sum((0, *range(2, values.ndim)))
+    share = float(mass[-1] / mass.sum().clamp(min=1e-30))
+    if share < 0.9:
+        fail(
+            f"{name_of(instance)} explained a network that reads only the last of two channels",
+            "at least 90% of the map's mass in its last channel",
+            f"{share:.0%}",
+            "Keep the channels apart and in their order; a method that mixes them returns one map, K = 1.",
+        )
+
+
+def _corner(ndim: int) -> tuple[Regions, Tensor, Tensor]:
+    """Return a network that reads the first corner of the last of two channels, images, and the corner as a mask."""
+    size, edge = _CORNER[ndim]
+    model = Regions(((0, edge),) * ndim, channels=2)
+    return model, cases.images(ndim, 2, 1, size=size).abs() + 0.5, model.inside(0, size)
+
+
+def check_randomised_model(instance: Explainer) -> None:
+    """The map depends on what the network has learned: other parameters, another order of its values.
+
+    Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", https://arxiv.org/abs/1810.03292, section 3. The
+    mean rank correlation over three sets of random parameters stays below 0.9.
+    """
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    model, batch = Classifier(ndim), cases.images(ndim, batch=1)
+    trained = cases.run(explainer, model, batch).values
+    if not trained.any():
+        fail(
+            f"{name_of(instance)} explained a network whose score depends on all of the image",
+            "a map with values other than 0",
+            "zeros",
+            "Look at what is cut off, and at the sign of the score.",
+        )
+    random = [cases.run(explainer, randomise(model, seed), batch).values for seed in (11, 12, 13)]
+    same = sum(_rank_correlation(trained.abs(), values.abs()) for values in random) / len(random)
+    if same >= 0.9:
+        fail(
+            f"{name_of(instance)} explained a network before and after its parameters were replaced by random ones",
+            "maps whose rank correlation is below 0.9",
+            f"{same:.2f}",
+            "The map shows the image and not the network: use gradients, features or scores of the network.",
+        )
+
+
+def _rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Return Spearman's correlation, ties sharing their mean rank; 0 where one of the two is constant."""
+    ranks = torch.stack([_ranks(a.flatten()), _ranks(b.flatten())])
+    centred = ranks - ranks.mean(1, keepdim=True)
+    size = float(centred.norm(dim=1).prod())
+    return float((centred[0] * centred[1]).sum()) / size if size else 0.0
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, place, count = np.unique(values.numpy(), return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return torch.from_numpy((last - (count - 1) / 2)[place.reshape(-1)])
+
+
+def _scaled(values: Tensor) -> Tensor:
+    top = values.abs().max()
+    return values / top if top > 0 else values
