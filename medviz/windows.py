@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from types import EllipsisType
 
 import attrs
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _log = logging.getLogger("medviz")
 _LEAST = 1e-3  # of the largest weight: a voxel that only edges of windows reach still gets a value
+_SMALL = 4096  # voxels of a window: above it, one addition for each window is quicker than one index for each voxel
+_AT_ONCE = 1 << 20  # voxels of windows that are added together, so that their indices stay small
 
 
 def cut_out(image: Tensor, corners: Tensor, size: Sequence[int]) -> Tensor:
@@ -73,15 +77,7 @@ class Windows:
             region: the first voxel and the one after the last, along each axis. Windows slide over it and half a
                 window around it, or more where one window would not fit.
         """
-        starts, sizes = [], []
-        for extent, wanted, (first, end) in zip(shape, size, region, strict=True):
-            low, high, cut = around(extent, wanted, first, end)
-            step = max(1, int(round(cut * (1 - overlap), 6)))  # 10 · (1 - 0.8) is 1.9999… in binary
-            starts.append(sorted({min(start, high - cut) for start in range(low, high - cut + step, step)}))
-            sizes.append(cut)
-        if tuple(sizes) != tuple(size):
-            _log.info("the window of %s voxels is cut to %s, to fit the image", tuple(size), tuple(sizes))
-        return cls(tuple(sizes), torch.tensor(list(itertools.product(*starts))), tuple(shape))
+        return Grid.over(shape, size, overlap, region).windows()
 
     def __len__(self) -> int:
         return len(self.corners)
@@ -100,14 +96,112 @@ class Windows:
         Returns:
             `(N, *S)`, float64; NaN where there is no window.
         """
-        values = values.double()
-        weight = weight.double().clamp(min=float(weight.max()) * _LEAST).to(values.device)
-        total = values.new_zeros((values.shape[1], *self.shape))
+        values = values.double().cpu()
+        weight = weight.double().cpu().clamp(min=float(weight.max()) * _LEAST)
+        means = values.new_zeros((values.shape[1], *self.shape))
+        for total, column in zip(means, values.T, strict=True):
+            self._add(total, column, weight)
         weights = values.new_zeros(self.shape)
-        for i, value in enumerate(values):
-            total[self.box(i)] += value.reshape(-1, *[1] * weight.ndim) * weight
-            weights[self.box(i)] += weight
-        return total / weights
+        self._add(weights, values.new_ones(len(values)), weight)
+        return means.div_(weights)
+
+    def _add(self, total: Tensor, values: Tensor, weight: Tensor) -> None:
+        """Add values (M,) · `weight` to a `total` `(*S)` at the voxels of each window, always in the same order."""
+        if weight.numel() > _SMALL:
+            for corner, value in zip(self.corners.tolist(), values, strict=True):
+                total[_box(corner, self.size)] += value * weight
+            return
+        strides = torch.tensor(total.stride())
+        inside = torch.ones(self.size).nonzero() @ strides
+        flat, many = total.view(-1), max(1, _AT_ONCE // weight.numel())
+        for first in range(0, len(values), many):
+            some = slice(first, first + many)
+            where = (self.corners[some].cpu() @ strides)[:, None] + inside
+            flat.index_add_(0, where.flatten(), (values[some, None] * weight.flatten()).flatten())
+
+
+def _leaves_gaps(starts: Sequence[int], size: int) -> bool:
+    return any(later - start > size for start, later in itertools.pairwise(starts))
+
+
+@attrs.frozen(eq=False)
+class Grid:
+    """Windows of one size at every combination of places along the axes, in the order of their first voxels.
+
+    Args:
+        size: of a window, in voxels along each axis.
+        starts: the first voxels along each axis, ascending.
+        shape: of the image, `*S`.
+    """
+
+    size: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def over(cls, shape: Sequence[int], size: Sequence[int], overlap: float, region: Sequence[tuple[int, int]]) -> Grid:
+        """Place windows so that every voxel of `region` is hidden by windows all around it; as `Windows.over`."""
+        starts, sizes = [], []
+        for extent, wanted, (first, end) in zip(shape, size, region, strict=True):
+            low, high, cut = around(extent, wanted, first, end)
+            step = max(1, int(round(cut * (1 - overlap), 6)))  # 10 · (1 - 0.8) is 1.9999… in binary
+            starts.append(tuple(sorted({min(start, high - cut) for start in range(low, high - cut + step, step)})))
+            sizes.append(cut)
+        if tuple(sizes) != tuple(size):
+            _log.info("the window of %s voxels is cut to %s, to fit the image", tuple(size), tuple(sizes))
+        return cls(tuple(sizes), tuple(starts), tuple(shape))
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many places there are along each axis, `*n`."""
+        return tuple(len(starts) for starts in self.starts)
+
+    def windows(self, chosen: Tensor | None = None) -> Windows:
+        """Return the windows at the `chosen` places `(*n)`, True or False; None: at all."""
+        places = (torch.ones(self.counts, dtype=torch.bool) if chosen is None else chosen).nonzero()
+        corners = [torch.tensor(starts)[places[:, axis]] for axis, starts in enumerate(self.starts)]
+        return Windows(self.size, torch.stack(corners, 1), self.shape)
+
+    def every(self, step: int) -> Tensor:
+        """Return the places `(*n)` of a coarser grid: every `step`-th along each axis, and the last.
+
+        Where that would leave voxels between two windows, `step` is halved, for that axis, until it does not. The
+        places for a `step` are among those for half of it.
+        """
+        chosen = torch.ones(self.counts, dtype=torch.bool)
+        for axis, (starts, size) in enumerate(zip(self.starts, self.size, strict=True)):
+            along = step
+            while along > 1 and _leaves_gaps([*starts[::along], starts[-1]], size):
+                along //= 2
+            kept = torch.zeros(len(starts), dtype=torch.bool)
+            kept[::along] = kept[-1] = True
+            chosen &= kept.view(-1, *[1] * (len(self.size) - 1 - axis))
+        return chosen
+
+    def holding(self, voxels: Tensor) -> Tensor:
+        """Return the places `(*n)` of the windows that hold one or more of the `voxels` `(*S)`, True or False."""
+        held = voxels
+        for axis, (starts, size) in enumerate(zip(self.starts, self.size, strict=True)):
+            sums = held.movedim(axis, -1).int().cumsum(-1, dtype=torch.int32)
+            sums = F.pad(sums, (1, 0))
+            first = torch.tensor(starts)
+            held = (sums[..., first + size] > sums[..., first]).movedim(-1, axis)
+        return held
+
+    def held(self, chosen: Tensor) -> Tensor:
+        """Return the voxels `(*S)` that one or more of the windows at the `chosen` places `(*n)` hold."""
+        voxels = chosen
+        for axis, (starts, size, extent) in enumerate(zip(self.starts, self.size, self.shape, strict=True)):
+            along = voxels.movedim(axis, -1).int()
+            edges = along.new_zeros((*along.shape[:-1], extent + 1))
+            first = torch.tensor(starts)
+            edges[..., first] += along
+            edges[..., first + size] -= along
+            voxels = (edges.cumsum(-1, dtype=torch.int32)[..., :-1] > 0).movedim(-1, axis)
+        return voxels
 
 
 @attrs.frozen

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from medviz import registry
+from medviz.explainers.refinement import Answers, Refinement, refined
 from medviz.hookspecs import Explainer, Occluder, hookimpl
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
-from medviz.validators import number
-from medviz.windows import Windows, cut_out
+from medviz.validators import number, whole
+from medviz.windows import Grid, Windows, cut_out
 
 _log = logging.getLogger("medviz")
 
@@ -64,6 +65,14 @@ class Occlusion(Explainer):
     https://arxiv.org/abs/1311.2901, section 4.2. Differs: windows overlap and are blended, by the occluder's weights.
     Costs one forward pass for each window (and channel, with `per_channel`): `passes` says how many.
 
+    With `refine` it goes from coarse to fine: first with only some of the windows, 2^`refine` times as far apart along
+    each axis; then, over the voxels that matter so far, with those between them, until nothing that matters is left.
+    Every voxel has exactly the value of one whole grid, the finest of which all windows over it have been run: where
+    the map reaches `refine_above` of its largest magnitude, that is the value without `refine`. Elsewhere it is that of
+    a grid with fewer of the same windows, so that values can be compared everywhere; between the two the map may step.
+    What no coarse window sees is never looked for: something small can lie where coarse windows only touch, above
+    all behind "gaussian", which hides little but the middle of a window. The log says how many passes were saved.
+
     Args:
         mask_size: of a window, in voxels, for all axes or for each.
         overlap: of neighbouring windows along each axis, as a fraction of the window, in [0, 1).
@@ -72,6 +81,10 @@ class Occlusion(Explainer):
         per_channel: hide one channel at a time and make a map of each: which modality matters?
         region: the part to be mapped, (first voxel, after the last) for each axis; None: all. Elsewhere the map is 0.
         incremental: run again only what a window can change, where that is faster; the result is the same.
+        refine: how many times the distance of neighbouring windows is doubled to begin with; 0: all windows are run.
+            The windows must not come apart: 1 needs an `overlap` of at least 0.5, 2 of 0.75, 3 of 0.875.
+        refine_above: a voxel matters where its magnitude is at least this share, in [0, 1), of the largest of the
+            image, of all its channels. 0: every voxel matters.
     """
 
     signed: ClassVar[bool] = True
@@ -82,18 +95,32 @@ class Occlusion(Explainer):
     per_channel: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     region: tuple[tuple[int, int], ...] | None = attrs.field(default=None, converter=_as_region)
     incremental: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool), kw_only=True)
+    refine: int = attrs.field(default=0, validator=whole(0), kw_only=True)
+    refine_above: float = attrs.field(default=0.3, validator=number(least=0, below=1), kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        least = 1 - 0.5**self.refine
+        if self.overlap < least:
+            raise ValueError(
+                f"`refine` {self.refine} needs an `overlap` of at least {least:g}, so that windows do not come apart "
+                f"in the coarsest grid; got {self.overlap:g}."
+            )
 
     @hookimpl
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:
-        windows, weight = self._plan(probe)
+        grid, weight = self._plan(probe)
         clean = probe.scores(target)
-        maps = torch.zeros(len(clean), probe.inputs.shape[1] if self.per_channel else 1, *windows.shape).to(clean)
-        where = self._region(windows.shape)
-        for image, score in enumerate(clean):
-            for k, channel in enumerate(self._channels(probe)):
-                hidden = self._scores(probe, target, Occluded(self.occluder, probe.inputs, windows, image, channel))
-                falls = score.double() - hidden.double()
-                maps[image, k][where] = windows.blend(falls[:, None], weight)[0][where].to(score)
+        maps = torch.zeros(len(clean), probe.inputs.shape[1] if self.per_channel else 1, *grid.shape).to(clean)
+        where, ran = self._region(grid.shape), 0
+        inside = torch.zeros(grid.shape, dtype=torch.bool)
+        inside[where] = True
+        for image in range(len(clean)):
+            parts = [self._refinement(probe, target, grid, weight, image, k) for k in self._channels(probe)]
+            maps[image][where] = refined(parts, inside, self.refine_above)[where].to(clean)
+            ran += sum(int(part.wanted.sum()) for part in parts)
+        if self.refine:
+            most = self._passes(probe.inputs.shape, grid)
+            _log.info("`refine` took %d of %d forward passes: %d saved", ran, most, most - ran)
         return maps
 
     def scores(self, probe: Probe, activate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -109,18 +136,27 @@ class Occlusion(Explainer):
                 f"{tuple(probe.output.shape)}. Make it (B, N) with a function of the output, or explain one score, as "
                 "medviz.SegmentationTarget does."
             )
-        windows, weight = self._plan(probe)
-        where = self._region(windows.shape)
-        scores = probe.output.new_full((*probe.output.shape, *windows.shape), float("nan"))
+        if self.refine:
+            raise ValueError(
+                f"the scores of every class need the whole grid, for what matters to one does not to another; `refine` "
+                f"is {self.refine}, set it to 0."
+            )
+        grid, weight = self._plan(probe)
+        windows, where = grid.windows(), self._region(grid.shape)
+        scores = probe.output.new_full((*probe.output.shape, *grid.shape), float("nan"))
         for image, scores_of_image in enumerate(scores):
-            outputs = self._outputs(probe, Occluded(self.occluder, probe.inputs, windows, image))
-            blended = windows.blend(activate(outputs) if activate else outputs, weight)
+            answers = self._answers(probe, grid, image, None)
+            answers.ask(grid.every(1))
+            blended = windows.blend(activate(answers.outputs) if activate else answers.outputs, weight)
             scores_of_image[where] = blended[where].to(scores)
         return scores
 
     def passes(self, shape: Sequence[int]) -> int:
-        """Return how many forward passes of one image a batch of `shape` `(B, C, *S)` costs."""
-        return self._passes(shape, self.windows(shape[2:]))
+        """Return how many forward passes of one image a batch of `shape` `(B, C, *S)` costs; with `refine`, at most.
+
+        Incremental inference makes parts of passes instead, and a few whole ones more to prove itself.
+        """
+        return self._passes(shape, self._grid(shape[2:]))
 
     def windows(self, shape: Sequence[int]) -> Windows:
         """Return the windows that slide over an image of `shape` `*S`.
@@ -128,34 +164,52 @@ class Occlusion(Explainer):
         Raises:
             ValueError: `mask_size` or `region` do not have as many axes, or `region` leaves the image.
         """
+        return self._grid(shape).windows()
+
+    def _grid(self, shape: Sequence[int]) -> Grid:
         size = (self.mask_size,) * len(shape) if isinstance(self.mask_size, int) else self.mask_size
         region = self.region or tuple((0, s) for s in shape)
         if len(size) != len(shape) or len(region) != len(shape):
             raise ValueError(f"`mask_size` {size} and `region` {region} must fit the image's {len(shape)} axes.")
         if any(end > s for (_, end), s in zip(region, shape, strict=True)):
             raise ValueError(f"`region` {region} leaves the image, whose size is {tuple(shape)}.")
-        return Windows.over(shape, size, self.overlap, region)
+        return Grid.over(shape, size, self.overlap, region)
 
-    def _passes(self, shape: Sequence[int], windows: Windows) -> int:
-        return shape[0] * len(windows) * (shape[1] if self.per_channel else 1)
+    def _passes(self, shape: Sequence[int], grid: Grid) -> int:
+        return shape[0] * len(grid) * (shape[1] if self.per_channel else 1)
 
-    def _plan(self, probe: Probe) -> tuple[Windows, Tensor]:
-        windows = self.windows(probe.inputs.shape[2:])
-        _log.info("occlusion needs %d forward passes of one image", self._passes(probe.inputs.shape, windows))
-        return windows, self.occluder.weight(windows.size)
+    def _plan(self, probe: Probe) -> tuple[Grid, Tensor]:
+        grid, most = self._grid(probe.inputs.shape[2:]), "at most " if self.refine else ""
+        _log.info("occlusion needs %s%d forward passes of one image", most, self._passes(probe.inputs.shape, grid))
+        return grid, self.occluder.weight(grid.size)
 
-    def _scores(self, probe: Probe, target: FixedTarget, rows: Occluded) -> Tensor:
-        """The target's score `(M,)` of each window of one image; logits are kept for the next target."""
+    def _refinement(
+        self, probe: Probe, target: FixedTarget, grid: Grid, weight: Tensor, image: int, channel: int | None
+    ) -> Refinement:
+        """The map of one image and channel; whole outputs would be too large to keep, so their scores are."""
+        clean = probe.scores(target)[image].double()
         if probe.output.ndim > 2:
-            return probe.scores_of(target, rows, rows.index)
-        return probe.scores(target, self._outputs(probe, rows), rows.index)
 
-    def _outputs(self, probe: Probe, rows: Occluded) -> Tensor:
-        def make() -> Tensor:
+            def run(windows: Windows) -> Tensor:
+                rows = Occluded(self.occluder, probe.inputs, windows, image, channel)
+                return probe.scores_of(target, rows, rows.index)
+
+            return Refinement(Answers(grid, run), lambda scores: (clean - scores.double()).cpu(), weight, self.refine)
+
+        def falls(outputs: Tensor) -> Tensor:
+            return (clean - probe.scores(target, outputs, torch.full((len(outputs),), image)).double()).cpu()
+
+        return Refinement(self._answers(probe, grid, image, channel), falls, weight, self.refine)
+
+    def _answers(self, probe: Probe, grid: Grid, image: int, channel: int | None) -> Answers:
+        """The logits of the windows of one image and channel, kept for the next target."""
+
+        def run(windows: Windows) -> Tensor:
+            rows = Occluded(self.occluder, probe.inputs, windows, image, channel)
             return probe.forward_patched(rows) if self.incremental else probe.forward(rows, rows.index)
 
-        made: Tensor = probe.remember((self, rows.position, rows.channel), make)
-        return made
+        answers: Answers = probe.remember((self, image, channel), lambda: Answers(grid, run))
+        return answers
 
     def _channels(self, probe: Probe) -> Sequence[int | None]:
         return range(probe.inputs.shape[1]) if self.per_channel else [None]
