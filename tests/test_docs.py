@@ -152,5 +152,7 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 
 
 def test_every_plugin_package_is_listed_for_development() -> None:
-    listed = set(re.findall(r"^-e (plugins/[^\s\[]+)(?:\[test\])?$", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE))
+    listed = set(
+        re.findall(r"^-e (plugins/[^\s\[]+)(?:\[test\])?$", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
+    )
     assert listed == {f"plugins/{file.parent.name}" for file in (ROOT / "plugins").glob("*/pyproject.toml")}
