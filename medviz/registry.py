@@ -1,19 +1,19 @@
-"""Find, choose and load plugins. The only user of `importlib.metadata`; it knows no plugin by name."""
+"""Find, choose and load plugins; it knows no plugin by name."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import attrs
 
-from medviz import plugin_strings
+from medviz import metadata, plugin_strings
 from medviz.contract import check_class
 from medviz.errors import PluginError, suggest
 from medviz.hookspecs import KINDS, Explainer, Occluder, Plugin, Reader, Renderer, Sink
+from medviz.metadata import normalise
 
 _preferred: tuple[str, ...] | None = None
 
@@ -58,10 +58,9 @@ def entries(kind: str | None = None) -> list[Entry]:
         PluginError: `kind` is not a kind of plugin.
     """
     found = [
-        Entry(each, point.name, _normalise(point.dist.name), point.dist.version, point.value)
+        Entry(each, line.name, line.package, line.version, line.value)
         for each in (KINDS if kind is None else [_known_kind(kind)])
-        for point in importlib.metadata.entry_points(group=f"medviz.{each}")
-        if point.dist is not None
+        for line in metadata.lines(f"medviz.{each}")
     ]
     return sorted(found, key=lambda e: (e.kind, e.name, e.package))
 
@@ -127,7 +126,7 @@ def find(kind: str, name: str) -> Entry:
     """
     offered = entries(kind)
     package, _, bare = name.rpartition("/")
-    package = _normalise(package)
+    package = normalise(package)
     found = [e for e in offered if e.name == bare and package in ("", e.package)]
     if not found:
         known = [e.name for e in offered] + [e.full_name for e in offered]
@@ -253,7 +252,7 @@ def _preferences() -> tuple[str, ...]:
 
 
 def _known_packages(packages: Any) -> tuple[str, ...]:
-    wanted = tuple(_normalise(p.strip()) for p in packages if p.strip())
+    wanted = tuple(normalise(p.strip()) for p in packages if p.strip())
     installed = {e.package for e in entries()} if wanted else set()
     for package in wanted:
         if package not in installed:
@@ -262,7 +261,3 @@ def _known_packages(packages: Any) -> tuple[str, ...]:
                 f"Packages with plugins: {', '.join(sorted(installed))}."
             )
     return wanted
-
-
-def _normalise(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -1,0 +1,87 @@
+"""Installed plugins are listed from metadata that is read again exactly where it may have changed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import medviz
+from medviz import metadata, registry
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of packages, still empty."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def add(place: Path, package: str, *names: str, version: str = "1.0") -> Path:
+    folder = place / f"{package.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    write(folder, *names)
+    # what changes within one tick of the file system's clock has the same time
+    os.utime(place, ns=(0, os.stat(place).st_mtime_ns + 10**9))
+    return folder
+
+
+def write(folder: Path, *names: str) -> None:
+    lines = "".join(f"{name} = made_up:{name.title()}\n" for name in names)
+    (folder / "entry_points.txt").write_text(f"[medviz.readers]\n{lines}")
+
+
+def offered(package: str) -> list[tuple[str, str]]:
+    return [(entry.name, entry.version) for entry in registry.entries("readers") if entry.package == package]
+
+
+def test_a_package_that_is_installed_later_is_seen(place: Path) -> None:
+    assert offered("made-up") == []
+    add(place, "made-up", "one", "two")
+    assert offered("made-up") == [("one", "1.0"), ("two", "1.0")]
+
+
+def test_a_line_that_is_added_later_is_seen(place: Path) -> None:
+    folder = add(place, "made-up", "one")
+    assert offered("made-up") == [("one", "1.0")]
+    write(folder, "one", "two")
+    assert offered("made-up") == [("one", "1.0"), ("two", "1.0")]
+
+
+def test_another_version_and_a_removal_are_seen(place: Path) -> None:
+    folder = add(place, "made-up", "one")
+    assert offered("made-up") == [("one", "1.0")]
+    shutil.rmtree(folder)
+    add(place, "made-up", "one", version="2.0")
+    assert offered("made-up") == [("one", "2.0")]
+
+
+def test_a_place_that_leaves_the_path_takes_its_packages_along(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(place, "made-up", "one")
+    assert offered("made-up")
+    monkeypatch.setattr("sys.path", [p for p in metadata.sys.path if p != str(place)])
+    assert not offered("made-up")
+
+
+def test_nothing_is_read_again_where_nothing_has_changed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = registry.entries()
+
+    read = importlib.metadata.entry_points
+
+    def refused(**wanted: Any) -> Any:
+        assert not wanted["group"].startswith("medviz."), "the metadata of all packages was read again"
+        return read(**wanted)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", refused)
+    assert registry.entries() == before
+    assert isinstance(medviz.get_explainer("medviz-xai/gradcam"), medviz.Explainer)
+
+
+def test_places_that_do_not_exist_do_no_harm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path / "nowhere"))
+    assert "gradcam" in registry.names("explainers")
