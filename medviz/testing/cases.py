@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from medviz.attribution import Attribution
-from medviz.hookspecs import Explainer, Plugin
+from medviz.hookspecs import Explainer, Plugin, Renderer, hookimpl
+from medviz.rendering import Rendering
 from medviz.testing.outcome import ConformanceError, NotApplicable, describe_error, name_of
 
 SIZES = {2: (13, 10), 3: (7, 9, 6)}
@@ -142,3 +143,18 @@ def attribution(
         affine=None if affine is None else np.stack([np.asarray(affine, dtype=float)] * len(values)),
         provenance={"method": "made-up", "explainer": "made-up"},
     )
+
+
+@attrs.frozen(eq=False)
+class Grey(Renderer):
+    """Draw a map in grey, a volume as a movie along its first axis; quick, for sinks that want a picture."""
+
+    @hookimpl
+    def render(self, attribution: Attribution) -> Rendering:
+        """Draw negative values dark and positive ones bright."""
+        grey = (attribution.normalized()[0, 0] * 127 + 128).byte()
+        frames = (grey[None] if grey.ndim == 2 else grey)[..., None].expand(-1, -1, -1, 3)
+        return Rendering(frames.numpy(), title="made-up", attribution=attribution)
+
+
+GREY = Grey()

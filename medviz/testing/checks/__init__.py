@@ -5,11 +5,27 @@ from __future__ import annotations
 from types import ModuleType
 
 from medviz.hookspecs import KINDS
-from medviz.testing.checks import common, explainer_batches, explainer_calls, explainer_maps, explainer_meaning
+from medviz.testing.checks import (
+    common,
+    explainer_batches,
+    explainer_calls,
+    explainer_maps,
+    explainer_meaning,
+    occluders,
+    readers,
+    renderers,
+    sinks,
+    wrappers,
+)
 from medviz.testing.outcome import Check
 
 _MODULES: dict[str, tuple[ModuleType, ...]] = {
     "explainers": (explainer_maps, explainer_calls, explainer_batches, explainer_meaning),
+    "occluders": (occluders,),
+    "renderers": (renderers,),
+    "sinks": (sinks,),
+    "readers": (readers,),
+    "wrappers": (wrappers,),
 }
 
 
