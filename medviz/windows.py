@@ -183,25 +183,24 @@ class Grid:
 
     def holding(self, voxels: Tensor) -> Tensor:
         """Return the places `(*n)` of the windows that hold one or more of the `voxels` `(*S)`, True or False."""
-        held = voxels
         for axis, (starts, size) in enumerate(zip(self.starts, self.size, strict=True)):
-            sums = held.movedim(axis, -1).int().cumsum(-1, dtype=torch.int32)
-            sums = F.pad(sums, (1, 0))
             first = torch.tensor(starts)
-            held = (sums[..., first + size] > sums[..., first]).movedim(-1, axis)
-        return held
+            voxels = _any(voxels, axis, first, first + size)
+        return voxels
 
     def held(self, chosen: Tensor) -> Tensor:
         """Return the voxels `(*S)` that one or more of the windows at the `chosen` places `(*n)` hold."""
-        voxels = chosen
         for axis, (starts, size, extent) in enumerate(zip(self.starts, self.size, self.shape, strict=True)):
-            along = voxels.movedim(axis, -1).int()
-            edges = along.new_zeros((*along.shape[:-1], extent + 1))
-            first = torch.tensor(starts)
-            edges[..., first] += along
-            edges[..., first + size] -= along
-            voxels = (edges.cumsum(-1, dtype=torch.int32)[..., :-1] > 0).movedim(-1, axis)
-        return voxels
+            first, voxel = torch.tensor(starts), torch.arange(extent)
+            over = [torch.searchsorted(first, v, right=True) for v in (voxel - size, voxel)]
+            chosen = _any(chosen, axis, *over)
+        return chosen
+
+
+def _any(flags: Tensor, axis: int, first: Tensor, end: Tensor) -> Tensor:
+    """Return, for each range along an axis, whether a flag is set in it."""
+    sums = F.pad(flags, [0, 0] * (flags.ndim - 1 - axis) + [1, 0]).cumsum(axis, dtype=torch.int32)
+    return sums.index_select(axis, end) > sums.index_select(axis, first)
 
 
 @attrs.frozen

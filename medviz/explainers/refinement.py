@@ -68,22 +68,23 @@ class Refinement:
     weight: Tensor
     levels: int
     wanted: Tensor = attrs.field(init=False)
-    _level: Tensor = attrs.field(init=False)
+    _places: list[Tensor] = attrs.field(init=False)  # of each level's grid, the finest first
+    _level: Tensor = attrs.field(init=False)  # of each voxel
 
     def __attrs_post_init__(self) -> None:
-        self.wanted = self._places(self.levels)  # not all that are known: another target may have asked for more
+        self._places = [self.answers.grid.every(1 << level) for level in range(self.levels + 1)]
+        self.wanted = self._places[-1]  # not all that are known: another target may have asked for more
         self.answers.ask(self.wanted)
-
-    def _places(self, level: int) -> Tensor:
-        return self.answers.grid.every(1 << level)
 
     def map(self) -> Tensor:
         """Return the fall of the score `(*S)`, float64 on the CPU; NaN where there is no window."""
         falls = self.falls(self.answers.outputs)
-        values = self._blend(falls, self._places(self.levels))
+        values = self._blend(falls, self._places[-1])
         self._level = torch.full(values.shape, self.levels, dtype=torch.int8)
         for level in reversed(range(self.levels)):
-            places = self._places(level)
+            places = self._places[level]
+            if not (self.wanted & places & ~self._places[level + 1]).any():
+                continue
             done = ~self.answers.grid.held(places & ~self.wanted)
             if done.any():
                 values = torch.where(done, self._blend(falls, places & self.wanted), values)
@@ -102,7 +103,7 @@ class Refinement:
         voxels = voxels & (self._level > 0)
         for level in range(self.levels):
             over = self.answers.grid.holding(voxels & (self._level == level + 1))
-            self.wanted = self.wanted | (over & self._places(level))
+            self.wanted = self.wanted | (over & self._places[level])
         self.answers.ask(self.wanted)
         return bool(voxels.any())
 
