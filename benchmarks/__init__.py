@@ -1,1 +1,1 @@
-"""Measurements: each module is run with `python -m benchmarks.<name>` and prints a table in Markdown."""
+"""Time and memory of medviz, beside one inference and beside its peers: `python -m benchmarks`."""

@@ -1,0 +1,136 @@
+"""Occlusion, window by window, beside MONAI with the same windows, and beside bare passes where nothing can be saved.
+
+A whole 3-D map takes minutes on few cores, so that rows of windows through the middle of the image are compared, from
+border to border along the last axis. That is no advantage for medviz: nearer to the border less of the image is within
+reach of a window, and the clean pass and the proof, made once for each map, are shared by few windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.agreement import agree, error
+from benchmarks.networks import NETWORKS, inference, own
+from benchmarks.options import Options
+from benchmarks.rows import Case, Row
+from benchmarks.timing import Spread, Way, interleaved, medians, ratio
+from medviz.explainers.occlusion import Occlusion
+from medviz.occluders.constant import Constant
+
+Region = tuple[tuple[int, int], ...]
+
+MASK, STEP = 16, 8
+_BATCH = 16  # copies in one pass, for both: MONAI's default
+_TOLERANCE = 1e-4  # nothing is timed above it; the promise is a row of its own
+_CASES = [  # network, (edge, rows of windows), the same when quick
+    ("3-D ResNet18", (96, 2), (48, 4)),
+    ("2-D ResNet18", (224, 2), (96, 2)),
+    ("3-D DenseNet121", (96, 4), (64, 3)),
+    ("2-D DenseNet121", (224, 2), (96, 2)),
+]
+
+
+class Untraceable(nn.Module):
+    """A network around which Python decides, from a value, what runs."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's output."""
+        result: Tensor = self.inner(x) if x.mean() > -1e9 else self.inner(-x)
+        return result
+
+
+def cases(options: Options) -> Iterator[Case]:
+    """Return two cases for each network, time and error, and one for a network that cannot be traced."""
+    for name, full, small in _CASES:
+        edge, rows = small if options.quick else full
+        size = NETWORKS[name].size(edge)
+        yield Case(f"{name}, {size}", partial(_compare, name, edge, rows, options), f"occlusion {name}")
+    for name, *_ in _CASES:
+        yield Case(f"{name}, error", partial(_exact, name, options), "occlusion error")
+    edge = 96 if options.quick else 224
+    yield Case("a model that cannot be traced", partial(_untraceable, edge, options), "occlusion untraceable")
+
+
+def region(edge: int, nd: int, rows: int) -> Region:
+    """Return the voxels whose map takes `rows` rows of windows through the middle: windows reach half of one beyond."""
+    extent = 2 + STEP * (rows - 1)
+    middle, low = edge // 2 - 1, (edge - extent) // 2
+    return ((middle, middle + 2),) * (nd - 2) + ((low, low + extent), (0, edge))
+
+
+def _ours(method: Occlusion, model: nn.Module, image: Tensor) -> Tensor:
+    """Return how much the score of class 0 falls, where it is looked at."""
+    values = method(model, image, 0, batch_size=_BATCH).values
+    return values[(..., *(slice(low, high) for low, high in method.region or ()))]
+
+
+def _monai(model: nn.Module, image: Tensor, part: Region) -> Way:
+    try:
+        from monai.visualize import OcclusionSensitivity
+    except ImportError as err:
+        raise RuntimeError("MONAI is not installed, and this is compared with it.") from err
+    settings = {"mask_size": MASK, "n_batch": _BATCH, "mode": 0.0, "overlap": 0.5}
+    peer = OcclusionSensitivity(model, activate=False, verbose=False, **settings)
+    box = [bound for pair in part for bound in pair]
+    return lambda: torch.as_tensor(peer(image, b_box=box)[0])[:, :1].cpu()
+
+
+def _compare(name: str, edge: int, rows: int, options: Options) -> Iterator[Row]:
+    network = NETWORKS[name]
+    model, image = network.model(options.device), network.image(edge, options.device)
+    method = Occlusion(MASK, 0.5, Constant(0.0), region=region(edge, network.nd, rows))
+    ours = partial(_ours, method, own(model), image)
+    theirs = _monai(own(model), image, method.region or ())
+    clean = float(inference(model, image)[0, 0])
+    found = agree({"medviz": ours(), "MONAI": clean - theirs()}, _TOLERANCE)
+    rounds = options.rounds(5)
+    times = interleaved({"medviz": ours, "MONAI": theirs}, rounds, options.device)
+    windows = len(method.windows(image.shape[2:]))
+    title = f"{name}, {network.size(edge)}, {windows} windows of {network.size(MASK)}, stride {STEP}"
+    said = f"maps of the falls agree to {found:.0e}; {rounds} rounds"
+    yield Row(f"occlusion {name}", title, ratio(times, "MONAI", "medviz"), medians(times), said)
+
+
+def _exact(name: str, options: Options) -> Iterator[Row]:
+    """Incrementally against whole passes, on an image small enough to be run in double precision as well."""
+    network = NETWORKS[name]
+    edge = {3: 48, 2: 96}[network.nd] if options.quick else {3: 64, 2: 128}[network.nd]
+    part = region(edge, network.nd, 20 // (edge // STEP) + 1)
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        model, image = network.model(options.device).to(dtype), network.image(edge, options.device).to(dtype)
+        fast, slow = (
+            _ours(Occlusion(MASK, 0.5, Constant(0.0), region=part, incremental=how), model, image)
+            for how in (True, False)
+        )
+        found[dtype] = error(fast, slow)
+    worst = found[torch.float32]
+    said = f"falls, against whole passes; in float64 {found[torch.float64]:.0e}"
+    yield Row("occlusion error", f"{name}, {network.size(edge)}", Spread(worst, worst, worst), note=said)
+
+
+def _untraceable(edge: int, options: Options) -> Iterator[Row]:
+    network = NETWORKS["2-D ResNet18"]
+    model, image = Untraceable(network.model(options.device)), network.image(edge, options.device)
+    method = Occlusion(MASK, 0.5, Constant(0.0), region=region(edge, 2, 2))
+    copies = torch.cat([image] * len(method.windows(image.shape[2:])))
+
+    def bare() -> list[Tensor]:
+        return [inference(model, part) for part in copies.split(_BATCH)]
+
+    ours = partial(_ours, method, model, image)
+    theirs = _monai(own(model), image, method.region or ())
+    found = agree({"medviz": ours(), "MONAI": float(inference(model, image)[0, 0]) - theirs()}, _TOLERANCE)
+    rounds = options.rounds(9)
+    times = interleaved({"medviz": ours, "bare passes": bare}, rounds, options.device)
+    title = f"2-D ResNet18 in a module with a branch, {network.size(edge)}, {len(copies)} windows"
+    said = f"the bare passes include neither clean pass nor windows; agrees with MONAI to {found:.0e}; {rounds} rounds"
+    yield Row("occlusion untraceable", title, ratio(times, "medviz", "bare passes"), medians(times), said)

@@ -1,0 +1,42 @@
+"""SmoothGrad beside MONAI's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from benchmarks.agreement import agree
+from benchmarks.methods import TARGET
+from benchmarks.networks import NETWORKS, own
+from benchmarks.options import Options
+from benchmarks.rows import Case, Row
+from benchmarks.timing import interleaved, medians, ratio
+from medviz.explainers.smoothgrad import SmoothGrad
+
+_SAMPLES = 25
+_CASES = [("3-D DenseNet121", 64, 48), ("2-D ResNet18", 128, 64)]
+
+
+def cases(options: Options) -> Iterator[Case]:
+    """Return a case for each network."""
+    for name, full, small in _CASES:
+        yield Case(name, partial(_compare, name, small if options.quick else full, options), "smoothgrad")
+
+
+def _compare(name: str, edge: int, options: Options) -> Iterator[Row]:
+    from monai.visualize import SmoothGrad as Peer
+
+    network = NETWORKS[name]
+    model, image = network.model(options.device), network.image(edge, options.device)
+    mine, theirs = own(model), own(model)
+    quiet = {"stdev_spread": 1e-6, "n_samples": 2}  # their noise differs; without it both are the gradient's magnitude
+    made = SmoothGrad(1e-6, 2, seed=0)(mine, image, TARGET).values
+    expected = Peer(theirs, verbose=False, **quiet)(image.clone(), TARGET)
+    found = agree({"medviz": made, "MONAI": expected}, 1e-2, scaled=True)
+    ours, peer = SmoothGrad(0.15, _SAMPLES, seed=0), Peer(theirs, 0.15, _SAMPLES, verbose=False)
+    ways = {"medviz": lambda: ours(mine, image, TARGET), "MONAI": lambda: peer(image.clone(), TARGET)}
+    rounds = options.rounds(5)
+    times = interleaved(ways, rounds, options.device)
+    said = f"agree without noise to {found:.0e} (MONAI's magnitude is scaled); {rounds} rounds"
+    title = f"{name}, {network.size(edge)}, {_SAMPLES} samples"
+    yield Row("smoothgrad", title, ratio(times, "MONAI", "medviz"), medians(times), said)
