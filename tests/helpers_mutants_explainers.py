@@ -1,0 +1,440 @@
+"""One right explainer, and for each check one that is wrong in just that; and the same for wrappers and occluders."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from medviz import Attribution, Explainer, Occluder, Wrapper, hookimpl
+
+
+@attrs.frozen(eq=False)
+class Right(Explainer):
+    """The gradient."""
+
+    signed: ClassVar[bool] = True
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target)
+
+
+class Misspelt(Explainer):
+    """check_contract."""
+
+    @hookimpl
+    def explane(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target)
+
+
+@attrs.frozen
+class Equal(Explainer):
+    """check_identity: attrs compares the values."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target)
+
+
+@attrs.frozen(eq=False)
+class NoDefault(Right):
+    """check_parameters."""
+
+    scale: float = attrs.field(kw_only=True)
+
+
+class FiveMaps(Right):
+    """check_shape."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target)[:, :1].repeat(1, 5, *[1] * (probe.inputs.ndim - 2))
+
+
+class Scaled(Right):
+    """check_finite: divides by a deviation that can be 0."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        axes = tuple(range(1, probe.inputs.ndim))
+        return probe.input_gradient(target) / probe.inputs.std(axes, keepdim=True)
+
+
+class Undeclared(Right):
+    """check_sign."""
+
+    signed = False
+
+
+class Single(Right):
+    """check_device_and_dtype."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target).float()
+
+
+class Numpy(Right):
+    """check_bfloat16: NumPy has no such numbers."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        sign = torch.from_numpy(probe.inputs.numpy() > -1e9)
+        return probe.input_gradient(target) * sign
+
+
+class Vandal(Right):
+    """check_model_untouched: writes to the parameters."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        for name in probe.module_names():
+            for parameter in probe.parameters_of(name).values():
+                parameter.mul_(1.5)
+        return gradient
+
+
+class Swallows(Right):
+    """check_model_untouched: turns an error of the model into a map."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        try:
+            return probe.input_gradient(target)
+        except RuntimeError:
+            return torch.zeros_like(probe.inputs)
+
+
+class DoublesTheImage(Right):
+    """check_input_untouched."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        probe.inputs.mul_(2)
+        return gradient
+
+
+class Remembers(Right):
+    """check_no_state."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        object.__setattr__(self, "last", float(probe.inputs.sum()))
+        return gradient
+
+
+class Obliging(Right):
+    """check_bad_input: makes a map of anything."""
+
+    def __call__(self, model: Any, image: Any, target: Any = None, **options: Any) -> Any:
+        try:
+            return super().__call__(model, image, target, **options)
+        except TypeError:
+            return super().__call__(model, image.float(), target, **options)
+
+
+class FlatOnly(Right):
+    """check_ndim: says that it works in 2-D, and makes a map of a volume nevertheless."""
+
+    ndim = (2,)
+
+    def __call__(self, model: Any, image: Any, target: Any = None, **options: Any) -> Any:
+        return Right()(model, image, target, **options) if image.ndim == 5 else super().__call__(model, image, target)
+
+
+class OverTheBatch(Right):
+    """check_batch."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        return gradient / gradient.abs().amax().clamp(min=1e-30)
+
+
+class ByPlace(Right):
+    """check_permutation."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        return gradient * torch.arange(1, len(gradient) + 1).reshape(-1, *[1] * (gradient.ndim - 1))
+
+
+class Global(Right):
+    """check_repeatable: draws from the global generator."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target) * (1 + 0.1 * torch.rand(probe.inputs.shape[1:]))
+
+
+@attrs.frozen(eq=False)
+class NotRandom(Right):
+    """check_stochastic: no chance in it."""
+
+    stochastic: ClassVar[bool] = True
+    seed: int | None = None
+
+
+class NoSeed(Right):
+    """check_stochastic: no seed."""
+
+    stochastic = True
+
+
+@attrs.frozen(eq=False)
+class OtherSeed(Right):
+    """check_stochastic: what is recorded is not what was used."""
+
+    stochastic: ClassVar[bool] = True
+    seed: int | None = None
+    salt: list[int] = attrs.field(factory=lambda: [0], repr=False)
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        self.salt[0] += 1
+        source = torch.Generator().manual_seed((self.seed or 0) + self.salt[0])
+        return probe.input_gradient(target) * (1 + 0.1 * torch.rand(probe.inputs.shape[1:], generator=source))
+
+
+class FirstTarget(Right):
+    """check_shared_pass: keeps the first target's map for the others."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.remember("map", lambda: probe.input_gradient(target))
+
+
+class AnyTarget(Right):
+    """check_target."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(lambda out: out.sum(1))
+
+
+class HasTarget(Right):
+    """check_target: declares that it has none."""
+
+    uses_target = False
+
+
+class ClassesOnly(Right):
+    """check_callable_target."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target.classes)
+
+
+class WithImage(Right):
+    """check_constant_model."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target) + 0.01 * probe.inputs
+
+
+class Mirrored(Right):
+    """check_planted_signal."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target).flip(-1)
+
+
+class OtherChannel(Right):
+    """check_channels."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target).flip(1)
+
+
+class Edges(Right):
+    """check_randomised_model: shows the image, whatever the network has learned."""
+
+    uses_target = False
+
+    @hookimpl
+    def explain(self, probe: Any) -> Tensor:
+        return probe.inputs
+
+
+class Empty(Right):
+    """check_randomised_model: shows nothing."""
+
+    @hookimpl
+    def explain(self, probe: Any) -> Tensor:
+        return torch.zeros_like(probe.inputs)
+
+
+class List(Right):
+    """check_shape: another kind of result."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return [super().__call__(*args, **options)]
+
+
+@attrs.frozen(eq=False)
+class RightOccluder(Occluder):
+    """Zeros."""
+
+    @hookimpl
+    def occlude(self, patches: Tensor) -> Tensor:
+        return torch.zeros_like(patches)
+
+
+class AlwaysSingle(RightOccluder):
+    """check_shape."""
+
+    @hookimpl
+    def occlude(self, patches: Tensor) -> Tensor:
+        return torch.zeros(patches.shape)
+
+
+class Standardised(RightOccluder):
+    """check_finite."""
+
+    @hookimpl
+    def occlude(self, patches: Tensor) -> Tensor:
+        return (patches - patches.mean()) / patches.std()
+
+
+class InPlace(RightOccluder):
+    """check_only_the_patch."""
+
+    @hookimpl
+    def occlude(self, patches: Tensor) -> Tensor:
+        return patches.zero_()
+
+
+class Glass(RightOccluder):
+    """check_hides."""
+
+    @hookimpl
+    def occlude(self, patches: Tensor) -> Tensor:
+        return patches.clone()
+
+
+class MeanOfAll(RightOccluder):
+    """check_batch."""
+
+    @hookimpl
+    def occlude(self, patches: Tensor) -> Tensor:
+        return patches.mean().expand_as(patches).clone()
+
+
+class Dice(RightOccluder):
+    """check_repeatable."""
+
+    @hookimpl
+    def occlude(self, patches: Tensor) -> Tensor:
+        return torch.rand_like(patches)
+
+
+class SeedlessOccluder(RightOccluder):
+    """check_stochastic."""
+
+    stochastic = True
+
+
+class NegativeWeight(RightOccluder):
+    """check_weight."""
+
+    @hookimpl
+    def blend_weight(self, mask_size: tuple[int, ...]) -> Tensor:
+        return torch.ones(mask_size) * 0.5 - 1
+
+
+@attrs.frozen(eq=False)
+class RightWrapper(Wrapper):
+    """Goes around everything and changes nothing."""
+
+    @hookimpl(wrapper=True)
+    def explain(self) -> Any:
+        return (yield)
+
+    @hookimpl(wrapper=True)
+    def occlude(self) -> Any:
+        return (yield)
+
+    @hookimpl(wrapper=True)
+    def blend_weight(self) -> Any:
+        return (yield)
+
+    @hookimpl(wrapper=True)
+    def render(self, attribution: Attribution) -> Any:
+        return (yield)
+
+    @hookimpl(wrapper=True)
+    def write(self) -> Any:
+        return (yield)
+
+    @hookimpl(wrapper=True)
+    def read(self) -> Any:
+        return (yield)
+
+
+class Loses(RightWrapper):
+    """check_result: forgets to return."""
+
+    @hookimpl(wrapper=True)
+    def render(self) -> Any:
+        yield
+
+
+class Hushes(RightWrapper):
+    """check_errors_pass."""
+
+    @hookimpl(wrapper=True)
+    def write(self) -> Any:
+        try:
+            return (yield)
+        except RuntimeError:
+            return "somewhere"
+
+
+EXPLAINERS: dict[str, list[Explainer]] = {
+    "check_contract": [Misspelt()],
+    "check_identity": [Equal()],
+    "check_parameters": [NoDefault(scale=1.0)],
+    "check_shape": [FiveMaps(), List()],
+    "check_finite": [Scaled()],
+    "check_sign": [Undeclared()],
+    "check_device_and_dtype": [Single()],
+    "check_bfloat16": [Numpy()],
+    "check_model_untouched": [Vandal(), Swallows()],
+    "check_input_untouched": [DoublesTheImage()],
+    "check_no_state": [Remembers()],
+    "check_bad_input": [Obliging()],
+    "check_ndim": [FlatOnly()],
+    "check_batch": [OverTheBatch()],
+    "check_permutation": [ByPlace()],
+    "check_repeatable": [Global()],
+    "check_stochastic": [NotRandom(), NoSeed(), OtherSeed()],
+    "check_shared_pass": [FirstTarget()],
+    "check_target": [AnyTarget(), HasTarget()],
+    "check_callable_target": [ClassesOnly()],
+    "check_constant_model": [WithImage()],
+    "check_planted_signal": [Mirrored()],
+    "check_channels": [OtherChannel()],
+    "check_randomised_model": [Edges(), Empty()],
+}
+OCCLUDERS: dict[str, list[Occluder]] = {
+    "check_shape": [AlwaysSingle()],
+    "check_finite": [Standardised()],
+    "check_only_the_patch": [InPlace()],
+    "check_hides": [Glass()],
+    "check_batch": [MeanOfAll()],
+    "check_repeatable": [Dice()],
+    "check_stochastic": [SeedlessOccluder()],
+    "check_weight": [NegativeWeight()],
+}
+WRAPPERS: dict[str, list[Wrapper]] = {"check_result": [Loses()], "check_errors_pass": [Hushes()]}
