@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
 from torch import nn
 
 import medviz
 from medviz import registry
+from medviz.cli import main
 from medviz.contract import hooks_of
 from medviz.hookspecs import KINDS
 
@@ -40,24 +47,86 @@ def network() -> nn.Module:
     return model
 
 
+FACTORY = """
+from torch import nn
+
+
+def factory():
+    model = nn.Sequential()
+    model.add_module("layer4", nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU()))
+    model.add_module("head", nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2)))
+    return model
+"""
+PEERS = {"Captum": "captum", "pytorch-grad-cam": "pytorch_grad_cam", "torch-cam": "torchcam"}
+# What takes long or a fresh environment is run by test_demo_run.py and by `.ci/run`.
+ELSEWHERE = ("python -m pip install ", "python -m pytest ", "medviz demo")
+
+
 @pytest.fixture
-def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """What the pages take for granted: a network `model`, a scan in the current folder, and the imports above."""
+def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What the pages take for granted: a network `model`, files in the current folder, and the imports above."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    scan = np.random.default_rng(0).random((9, 10, 8), dtype=np.float32)
+    scan = np.random.default_rng(0).random((64, 64, 48), dtype=np.float32)
     nib.save(nib.Nifti1Image(scan, np.diag([-2.0, 2.0, 2.0, 1.0])), "scan.nii.gz")
-    return {"model": network(), "medviz": medviz, "torch": torch, "image": medviz.read("scan.nii.gz")}
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "module.py").write_text(FACTORY)
+    made: dict[str, Any] = {}
+    exec(FACTORY, made)
+    save_file(made["factory"]().state_dict(), "file.safetensors")
+    yield {"model": network(), "medviz": medviz, "torch": torch, "image": medviz.read("scan.nii.gz")}
+    for name in ("package", "package.module", "my_network"):
+        sys.modules.pop(name, None)
+
+
+def run(page: Path, namespace: dict[str, Any]) -> Iterator[str]:
+    """Run a page from top to bottom as a reader would, and give the title of each block behind it."""
+    for language, title, content in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if title.endswith(".py"):
+            Path(title).write_text(content, encoding="utf-8")
+        elif language == "python" and (title not in PEERS or importlib.util.find_spec(PEERS[title])):
+            exec(compile(content, str(page), "exec"), namespace)
+        elif language == "python":
+            compile(content, str(page), "exec")
+        elif language == "sh":
+            run_shell(content)
+        yield title
+
+
+def run_shell(block: str) -> None:
+    for line in block.replace("\\\n", " ").splitlines():
+        if not line.startswith(ELSEWHERE):
+            command, *arguments = shlex.split(line)
+            assert command == "medviz", f"who runs {line!r}?"
+            done = CliRunner().invoke(main, arguments)
+            assert done.exit_code == 0, f"{line}\n{done.output}"
+
+
+RUN_BY_OTHER_TESTS = ("plugins.md", "coming-from.md")
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if p.name != "plugins.md" and blocks(p, "python")], ids=lambda p: p.name
+    "page",
+    [p for p in PAGES if p.name not in RUN_BY_OTHER_TESTS and BLOCK.search(p.read_text("utf-8"))],
+    ids=lambda p: p.name,
 )
-def test_every_python_block_runs(page: Path, namespace: dict[str, object], tmp_path: Path) -> None:
-    before = set(tmp_path.iterdir())
-    for _, code in blocks(page, "python"):
-        exec(compile(code, str(page), "exec"), namespace)
-    assert set(tmp_path.iterdir()) > before
+def test_every_block_runs(page: Path, namespace: dict[str, Any]) -> None:
+    assert list(run(page, namespace))
+
+
+def test_both_calls_give_the_same_map(namespace: dict[str, Any]) -> None:
+    compared = set()
+    library = ""
+    for title in run(ROOT / "docs" / "coming-from.md", namespace):
+        library = title if title in PEERS else library
+        if title == "medviz" and "theirs" in namespace:
+            theirs, ours = (torch.as_tensor(namespace.pop(name)).detach() for name in ("theirs", "ours"))
+            assert theirs.shape == ours.shape
+            for pair in zip(theirs.flatten(1), ours.flatten(1), strict=True):
+                assert torch.corrcoef(torch.stack(pair).double())[0, 1] > 0.9999
+            compared.add(library)
+    assert compared == {library for library, module in PEERS.items() if importlib.util.find_spec(module)}
+    assert "Captum" in compared
 
 
 def test_the_example_package_installs_and_works(namespace: dict[str, object], tmp_path: Path) -> None:
@@ -119,8 +188,6 @@ def test_every_kind_and_hook_is_on_the_page_of_the_hooks(kind: str) -> None:
 
 
 def test_every_command_and_option_is_documented() -> None:
-    from medviz.cli import main
-
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     for name, command in main.commands.items():
         assert f"## medviz {name}\n" in page
