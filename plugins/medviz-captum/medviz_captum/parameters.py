@@ -53,7 +53,8 @@ def _stride(value: int, image: Tensor, _: Probe) -> dict[str, Any]:
 
 
 def _steps(value: int, _: Tensor, probe: Probe) -> dict[str, Any]:
-    return {"n_steps": value, "internal_batch_size": probe.rows_at_once(graph=True)}
+    # two, because conductance is a difference of neighbouring steps
+    return {"n_steps": value, "internal_batch_size": max(2, probe.rows_at_once(graph=True))}
 
 
 def _nothing(value: Any, image: Tensor, probe: Probe) -> dict[str, Any]:

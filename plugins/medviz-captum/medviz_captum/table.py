@@ -111,13 +111,6 @@ METHODS: dict[str, Method] = {
         ("layer", "baseline", "steps"),
         channels="sum",
     ),
-    "InternalInfluence": Method(
-        ca.InternalInfluence,
-        "The mean gradient at a layer on the way from a baseline to the image.",
-        "Leino et al. 2018, https://arxiv.org/abs/1802.03788",
-        ("layer", "baseline", "steps"),
-        channels="sum",
-    ),
     "LayerDeepLift": Method(
         ca.LayerDeepLift, "DeepLift from the score down to a layer.", _DEEPLIFT, ("layer", "baseline"), channels="sum"
     ),

@@ -28,7 +28,6 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "GradientShap": ({"samples": 5, "stdev": 0.1, "seed": 3}, {"n_samples": 5, "stdevs": 0.1}),
     "LayerIntegratedGradients": ({"steps": 6}, {"n_steps": 6}),
     "LayerConductance": ({"steps": 6}, {"n_steps": 6}),
-    "InternalInfluence": ({"steps": 6}, {"n_steps": 6}),
     "FeatureAblation": ({"blocks": 2}, {}),
     "ShapleyValueSampling": ({"blocks": 2, "samples": 4, "seed": 3}, {"n_samples": 4}),
     "Occlusion": ({"window": 4, "stride": 2}, {}),
