@@ -1,4 +1,4 @@
-"""The command line: `medviz explain`, `medviz layers`, `medviz plugins`, `medviz demo`.
+"""The command line: `medviz explain`, `medviz layers`, `medviz plugins`, `medviz new-plugin`, `medviz demo`.
 
 Only click is imported here; each command imports what it needs when it runs.
 """
@@ -11,6 +11,7 @@ import medviz
 from medviz.cli.demo import demo
 from medviz.cli.explain import explain
 from medviz.cli.layers import layers
+from medviz.cli.new_plugin import new_plugin
 from medviz.cli.plugins import plugins
 from medviz.cli.shell import Shell
 
@@ -28,5 +29,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (explain, layers, plugins, demo):
+for command in (explain, layers, plugins, new_plugin, demo):
     main.add_command(command)
