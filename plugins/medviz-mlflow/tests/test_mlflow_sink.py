@@ -18,9 +18,11 @@ from PIL import Image
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
 import mlflow
+from medviz_mlflow import Mlflow
 from mlflow import MlflowClient
 
 import medviz
+import medviz.testing
 
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
 
@@ -76,6 +78,11 @@ def files(client: MlflowClient, uri: str) -> dict[str, Path]:
         Path(item.path).name: Path(client.download_artifacts(run, item.path))
         for item in client.list_artifacts(run, folder)
     }
+
+
+@medviz.testing.conformance([Mlflow(), Mlflow(maps="nifti", renderer="medviz-xai/blend")])
+def test_conformance(check: Any, instance: Mlflow) -> None:
+    check(instance)
 
 
 def test_a_new_run_holds_picture_map_and_metadata(client: MlflowClient) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from medviz_timing import Timing
 from torch import nn
 
 import medviz
+import medviz.testing
 
 LINE = re.compile(r"(\S+) took (\d+\.\d{3}) s")
 
@@ -28,6 +31,11 @@ def _info(caplog: pytest.LogCaptureFixture) -> None:
 def names(caplog: pytest.LogCaptureFixture) -> list[str]:
     timed = [LINE.fullmatch(record.getMessage()) for record in caplog.records if record.name == "medviz.timing"]
     return [match[1] for match in timed if match]
+
+
+@medviz.testing.conformance([Timing()])
+def test_conformance(check: Any, instance: Timing) -> None:
+    check(instance)
 
 
 def test_every_explainer_has_its_line_and_its_map(caplog: pytest.LogCaptureFixture) -> None:
