@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medviz.attribution import Attribution
 from medviz.hookspecs import Explainer, Plugin, Renderer, hookimpl
 from medviz.rendering import Rendering
-from medviz.testing.outcome import ConformanceError, NotApplicable, describe_error, name_of
+from medviz.testing.outcome import TRACE, ConformanceError, NotApplicable, describe_error, name_of
 
 SIZES = {2: (13, 10), 3: (7, 9, 6)}
 """Odd, even and unequal extents of the images that explainers get."""
@@ -73,13 +73,12 @@ def run(instance: Explainer, model: nn.Module, batch: Any, target: Any = 0, **op
     Raises:
         ConformanceError: the call failed.
     """
-    did = f"{name_of(instance)} was asked to explain {type(model).__name__} on images {tuple(batch.shape)}"
+    did = f"{name_of(instance)} explained {type(model).__name__} on {batch.dtype} images {tuple(batch.shape)}"
     try:
         result: Any = instance(model, batch, target, **options)
     except Exception as err:
         raise ConformanceError(
-            f"{did}, target {_named(target)}: expected a map; got {describe_error(err)}. The error's own trace says "
-            "where."
+            f"{did}, target {_named(target)}: expected a map; got {describe_error(err)}. {TRACE}"
         ) from err
     if not isinstance(result, Attribution):
         raise ConformanceError(

@@ -6,6 +6,8 @@ All take `(B, C, H, W)` or `(B, C, D, H, W)`, are in eval mode, use each module 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,11 @@ def _conv(ndim: int, inputs: int, outputs: int, size: int, stride: int = 1, bias
         raise ValueError(f"`ndim` is {ndim!r}; expected 2 or 3 spatial axes.")
     kind: type[nn.Module] = nn.Conv2d if ndim == 2 else nn.Conv3d
     return kind(inputs, outputs, size, stride=stride, padding=size // 2, bias=bias)
+
+
+def _own_random_numbers() -> AbstractContextManager[None]:
+    """Leave the global generator as it is: layers draw from it when they are made."""
+    return torch.random.fork_rng(devices=[])
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -51,11 +58,12 @@ class Classifier(nn.Module):
     def __init__(self, ndim: int = 2, channels: int = 2, classes: int = 3, seed: int = 0) -> None:
         super().__init__()
         norm = nn.BatchNorm2d(6) if ndim == 2 else nn.BatchNorm3d(6)
-        self.stem = nn.Sequential(_conv(ndim, channels, 6, 3), norm, nn.ReLU())
-        self.deep = nn.Sequential(_conv(ndim, 6, 7, 3, stride=2), nn.ReLU())
-        self.pool = nn.AdaptiveAvgPool2d(1) if ndim == 2 else nn.AdaptiveAvgPool3d(1)
-        self.flat = nn.Flatten()
-        self.fc = nn.Linear(7, classes)
+        with _own_random_numbers():
+            self.stem = nn.Sequential(_conv(ndim, channels, 6, 3), norm, nn.ReLU())
+            self.deep = nn.Sequential(_conv(ndim, 6, 7, 3, stride=2), nn.ReLU())
+            self.pool = nn.AdaptiveAvgPool2d(1) if ndim == 2 else nn.AdaptiveAvgPool3d(1)
+            self.flat = nn.Flatten()
+            self.fc = nn.Linear(7, classes)
         randomise(self, seed)
         self.fc.weight.data += 0.5  # most weights are positive: maps that cut off what is negative are not empty
 
@@ -88,7 +96,8 @@ class Linear(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         self.flat = nn.Flatten()
-        self.fc = nn.Linear(torch.Size(shape).numel(), classes)
+        with _own_random_numbers():
+            self.fc = nn.Linear(torch.Size(shape).numel(), classes)
         randomise(self, seed)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,12 +132,13 @@ class Regions(nn.Module):
             raise ValueError(f"`boxes` holds, for each class, (first, after the last) of each axis; got {boxes!r}.")
         self.boxes = boxes
         ndim, classes = len(boxes[0]), len(boxes)
-        self.pick = _conv(ndim, channels, classes, 1, bias=False)
+        with _own_random_numbers():
+            self.pick = _conv(ndim, channels, classes, 1, bias=False)
+            self.fc = nn.Linear(classes, classes)
         self.cut = _Cut(boxes)
         self.deep = nn.ReLU()
         self.pool = nn.AdaptiveAvgPool2d(1) if ndim == 2 else nn.AdaptiveAvgPool3d(1)
         self.flat = nn.Flatten()
-        self.fc = nn.Linear(classes, classes)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 parameter.zero_()

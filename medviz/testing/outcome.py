@@ -49,6 +49,9 @@ def fail(did: str, expected: str, got: str, advice: str) -> NoReturn:
     raise ConformanceError(f"{did}: expected {expected}; got {got}. {advice}")
 
 
+TRACE = "The trace says where: pytest shows it, and so does a call of the check itself."
+
+
 def skip_unless(applies: bool, reason: str) -> None:
     """Raise `NotApplicable` with the `reason` where a check does not apply."""
     if not applies:
@@ -58,7 +61,7 @@ def skip_unless(applies: bool, reason: str) -> None:
 def describe_error(error: BaseException) -> str:
     """Return an error's type and first line, for a message."""
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else 'no message'}"
+    return f"{type(error).__name__}: {text[0].rstrip('.') if text else 'no message'}"
 
 
 def name_of(instance: Plugin) -> str:

@@ -12,7 +12,7 @@ from medviz.hookspecs import Explainer, Wrapper, hookimpl
 from medviz.testing import cases
 from medviz.testing.checks.watched import BrokenModelError, Watched
 from medviz.testing.models import Classifier
-from medviz.testing.outcome import describe_error, fail, name_of, skip_unless
+from medviz.testing.outcome import TRACE, describe_error, fail, name_of, skip_unless
 
 
 def check_model_untouched(instance: Explainer) -> None:
@@ -36,7 +36,7 @@ def _ending(explainer: Explainer, ndim: int, name: str, wanted: type[BaseExcepti
         raised = err
     if wanted is None and raised is not None:
         got = describe_error(raised)
-        fail(f"{name_of(explainer)} explained a network", "a map", got, "The error's own trace says where.")
+        fail(f"{name_of(explainer)} explained a network", "a map", got, TRACE)
     if wanted is not None and not isinstance(raised, wanted):
         fail(
             f"{name_of(explainer)} was stopped by {name}",

@@ -111,7 +111,7 @@ def check_bfloat16(instance: Explainer) -> None:
             f"{name_of(instance)} explained a bfloat16 network",
             "a float32 map like that of the float32 network, cosine similarity above 0.9",
             f"{half.dtype}, {similar:.2f}",
-            "Sum and divide in float32: `probe.activation` and `probe.gradient` give it.",
+            "Sum and divide in float32, as what the probe returns is.",
         )
 
 

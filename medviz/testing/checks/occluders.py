@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medviz.hookspecs import Occluder
 from medviz.testing import cases
-from medviz.testing.outcome import ConformanceError, describe_error, fail, name_of, skip_unless
+from medviz.testing.outcome import TRACE, ConformanceError, describe_error, fail, name_of, skip_unless
 from medviz.windows import cut_out
 
 
@@ -47,7 +47,7 @@ def _hidden(occluder: Occluder, case: _Case) -> Tensor:
     except Exception as err:
         raise ConformanceError(
             f"{name_of(occluder)} was asked to hide {case.name}: expected windows {tuple(case.patches.shape)}; got "
-            f"{describe_error(err)}. The error's own trace says where."
+            f"{describe_error(err)}. {TRACE}"
         ) from err
 
 

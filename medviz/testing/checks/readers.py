@@ -12,7 +12,7 @@ import torch
 from medviz.hookspecs import Reader
 from medviz.image import Image
 from medviz.testing.examples import EXAMPLES
-from medviz.testing.outcome import ConformanceError, describe_error, fail, name_of, skip_unless
+from medviz.testing.outcome import TRACE, ConformanceError, describe_error, fail, name_of, skip_unless
 
 
 def check_suffixes(instance: Reader) -> None:
@@ -37,7 +37,7 @@ def check_geometry(instance: Reader) -> None:
         except Exception as err:
             raise ConformanceError(
                 f"{name_of(instance)} read a {suffix} file of {tuple(expected.data.shape)}: expected an image; got "
-                f"{describe_error(err)}. The error's own trace says where."
+                f"{describe_error(err)}. {TRACE}"
             ) from err
         wrong = _differences(got, expected)
         if path.read_bytes() != before:

@@ -13,7 +13,7 @@ from medviz.attribution import Attribution
 from medviz.hookspecs import Renderer
 from medviz.rendering import Rendering
 from medviz.testing import cases
-from medviz.testing.outcome import ConformanceError, describe_error, fail, name_of
+from medviz.testing.outcome import TRACE, ConformanceError, describe_error, fail, name_of
 
 _AFFINE = np.diag([-2.0, 1.0, 1.5, 1.0])
 
@@ -23,8 +23,7 @@ def _drawn(renderer: Renderer, attribution: Attribution, what: str) -> Rendering
         rendering: Any = renderer(attribution)
     except Exception as err:
         raise ConformanceError(
-            f"{name_of(renderer)} was asked to draw {what}: expected a picture; got {describe_error(err)}. The error's "
-            "own trace says where."
+            f"{name_of(renderer)} was asked to draw {what}: expected a picture; got {describe_error(err)}. {TRACE}"
         ) from err
     if not isinstance(rendering, Rendering):
         raise ConformanceError(
@@ -71,7 +70,7 @@ def check_aspect(instance: Renderer) -> None:
         ratio = _ratio(*pictures) if pictures[0].shape == pictures[1].shape else 0.0
         if not expected / 1.2 <= ratio <= expected * 1.2:
             fail(
-                f"{name_of(instance)} drew a box of 8 by 24 {'square' if affine is None else '3 by 1 mm'} voxels",
+                f"{name_of(instance)} drew a box of 8 by 24 voxels{'' if affine is None else ' of 3 by 1 mm'}",
                 f"a box with sides 1 : {expected:g}",
                 f"1 : {ratio:.2g}" if ratio else "no box that differs from a map without it",
                 "Pixels are square: resample by `attribution.spacing`, and keep the number of pixels for each mm.",

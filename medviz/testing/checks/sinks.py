@@ -16,7 +16,7 @@ from unittest import mock
 from medviz.hookspecs import Sink
 from medviz.rendering import Rendering
 from medviz.testing import cases
-from medviz.testing.outcome import ConformanceError, describe_error, fail, name_of, skip_unless
+from medviz.testing.outcome import TRACE, ConformanceError, describe_error, fail, name_of, skip_unless
 from medviz.testing.read_back import read_back
 
 
@@ -42,7 +42,7 @@ def _write(sink: Sink, x: Any, what: str = "one map", **options: Any) -> Any:
     except Exception as err:
         raise ConformanceError(
             f"{name_of(sink)} was asked to write {what}: expected a path or a text that says where; got "
-            f"{describe_error(err)}. The error's own trace says where."
+            f"{describe_error(err)}. {TRACE}"
         ) from err
 
 
@@ -103,8 +103,8 @@ def _content(sink: Sink, place: Any, folder: Path) -> Any:
 def check_renderings_and_maps(instance: Sink) -> None:
     """Both are taken: a map that nobody has drawn yet, and a rendering of it; a list gives a list."""
     with _folder() as folder:
-        for name, x in (("map", cases.attribution()), ("drawn", _drawn())):
-            _write(_at(instance, folder, name), x, f"a {type(x).__name__}")
+        for name, x in (("map", cases.attribution()), ("picture", _drawn())):
+            _write(_at(instance, folder, name), x, f"a {name}")
         several = _write(_at(instance, folder, "listed"), [_drawn()], "a list of one rendering")
         if not isinstance(several, list) or len(several) != 1:
             fail(
@@ -222,7 +222,7 @@ def check_several_images(instance: Sink) -> None:
             fail(
                 f"{name_of(instance)} was given two images",
                 "two places, or an error that says how to tell them apart",
-                repr(written),
+                f"{len(files)} results in {', '.join({f.name for f in files})}" if files else repr(written),
                 "Subclass medviz.FileSink and write to `self.destination(attribution, tag, step)`.",
             )
 
