@@ -38,7 +38,6 @@ def environment(options: Options) -> dict[str, Any]:
         "machine": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(options.device) if options.cuda else "CPU",

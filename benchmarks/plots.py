@@ -8,22 +8,22 @@ from typing import Any
 
 from benchmarks.rows import Point
 
-_INK = "#808080"
-_STYLES = {  # colour, marker, width
+INK = "#808080"
+STYLES = {  # colour, marker, width
     "inference": ("#8a8a8a", "s", 5.0),
     "medviz": ("#e8590c", "o", 2.4),
-    "medviz, six methods": ("#d9a400", "D", 1.8),
+    "medviz, six methods": ("#b07d00", "D", 1.8),
     "MONAI": ("#2b8a9e", "^", 1.4),
     "captum": ("#7a6ad8", "v", 1.4),
     "grad-cam": ("#c2458f", "P", 1.4),
     "torchcam": ("#3f9b4f", "X", 1.4),
 }
 _RC = {
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.titlesize": 11,
     "font.size": 10,
     "svg.hashsalt": "medviz",
@@ -57,7 +57,7 @@ def edges(points: Sequence[Point], path: Path, title: str) -> Path:
 
 def _panel(axes: Any, points: Sequence[Point], value: Callable[[Point], float | None], label: str) -> None:
     for method in dict.fromkeys(point.method for point in points):
-        colour, marker, width = _STYLES.get(method, (_INK, ".", 1.0))
+        colour, marker, width = STYLES.get(method, (INK, ".", 1.0))
         pairs = sorted((point.edge, value(point)) for point in points if point.method == method)
         below = 1 if method == "inference" else 2
         marked = {"color": colour, "marker": marker, "linewidth": width, "markersize": 5, "zorder": below}
@@ -66,5 +66,5 @@ def _panel(axes: Any, points: Sequence[Point], value: Callable[[Point], float | 
     axes.set(xscale="log", yscale="log", xlabel="edge of the volume, voxels", ylabel=label)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.grid(True, color=_INK, alpha=0.25, linewidth=0.6)
+    axes.grid(True, color=INK, alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -125,7 +125,8 @@ def _points(points: Sequence[Point]) -> str:
     for method in dict.fromkeys(point.method for point in points):
         of = {point.edge: point for point in points if point.method == method}
         lines.append(_cells(method, *(_point(of.get(edge)) for edge in edges)))
-    return "\n".join(lines)
+    failed = [f"- {' '.join(point.failed.split())}" for point in points if point.failed]
+    return "\n".join([*lines, "", "Failed:", "", *failed] if failed else lines)
 
 
 def _point(point: Point | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def measure(record: Record, cases: Iterable[Case], path: Path) -> Record:
 def main(subject: str, path: Path, device: str, quick: bool) -> None:
     """Measure SUBJECT and write the results to PATH."""
     logging.basicConfig(level=logging.ERROR)
+    warnings.filterwarnings("ignore", module="monai|captum|torchcam|pytorch_grad_cam|torch")  # peers' own
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # results are held to 1e-5
     run(subject, path, Options(device, quick))
 

@@ -52,11 +52,24 @@ def seconds(way: Way, device: str = "cpu") -> float:
 
 
 def interleaved(
-    ways: Mapping[str, Way], rounds: int, device: str = "cpu", clock: Callable[[Way, str], float] = seconds
+    ways: Mapping[str, Way],
+    rounds: int,
+    device: str = "cpu",
+    warm: bool = False,
+    clock: Callable[[Way, str], float] = seconds,
 ) -> dict[str, list[float]]:
-    """Return the seconds of each way in each round, in the order A B C A B C …, after one round that does not count."""
-    for way in ways.values():
-        way()
+    """Return the seconds of each way in each round, in the order A B C A B C …, after one round that does not count.
+
+    Args:
+        ways: what is called, by name.
+        rounds: how often each is timed.
+        device: whose clock counts.
+        warm: each way has been called just now, so that the first round counts.
+        clock: how one call is timed.
+    """
+    if not warm:
+        for way in ways.values():
+            way()
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():

@@ -17,6 +17,7 @@ from benchmarks.options import Options
 from benchmarks.rows import Case, Row
 from benchmarks.timing import interleaved, medians, ratio
 from medviz.probe import Probe
+from medviz.relay import run_explainer
 
 _TARGETS = [0, 1, 2]
 _CASES = [
@@ -62,4 +63,5 @@ def _stack(attributions: list[Any]) -> Tensor:
 
 def _raw(model: nn.Module, image: Tensor, explainers: list[Any], layer: str) -> list[Tensor]:
     with Probe(model, image, layers=[layer]) as probe:
-        return [one.explain(probe, probe.fix(target)) for one in explainers for target in _TARGETS]
+        fixed = [probe.fix(target) for target in _TARGETS]
+        return [run_explainer(one, probe, target, ()) for one in explainers for target in fixed]

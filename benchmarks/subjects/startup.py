@@ -17,10 +17,16 @@ _IMPORT = "import time; t = time.perf_counter(); import medviz; print(time.perf_
 
 def cases(options: Options) -> Iterator[Case]:
     """Return a case for the import and for each command."""
-    yield Case("import medviz", partial(_measure, "import", "in a running interpreter", _import, options), "import")
+    yield Case(
+        "import medviz",
+        partial(_measure, "import", "`import medviz`, in an interpreter that runs", _import, options),
+        "import",
+    )
     for line, words in (("help", ["--help"]), ("plugins", ["plugins"])):
         run = partial(_command, words)
-        yield Case(line, partial(_measure, line, "the whole process, with Python's own start", run, options), line)
+        yield Case(
+            line, partial(_measure, line, f"`medviz {' '.join(words)}`, with Python's own start", run, options), line
+        )
 
 
 def _import() -> float:
