@@ -172,6 +172,56 @@ def test_wrong_types(change):
         blend_images(**{"image": GREY, "label": GREY, **change})
 
 
+@pytest.mark.parametrize("lead", [1, 3])
+def test_a_volume_of_many_parts_is_the_same_as_its_slices(lead):
+    rng = np.random.default_rng(3)
+    image, alpha = rng.random((lead, 31, 29, 37)), rng.random((lead, 31, 29, 37))
+    heat, label = rng.uniform(-4, 4, (1, 31, 29, 37)), rng.integers(-3, 60_000, (1, 31, 29, 37))
+    image[:, :, 0, :2], heat[:, :, 0, :2] = [0, 1], [-4, 4]  # every slice has the whole's range
+    for layer in (heat, label, label % 7, label % 2 == 0):
+        whole = blend_images(image, layer, alpha, "jet")
+        for i in (0, 17, 30):
+            one = (x[:, i] for x in (image, layer, alpha))
+            np.testing.assert_array_equal(whole[:, i], blend_images(*one, "jet"))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_result_is_contiguous_whatever_the_order_in_memory(order):
+    image = np.asarray(np.random.default_rng(0).random((1, 5, 6, 7)), order=order)
+    blended = blend_images(image, image)
+    assert blended.flags.c_contiguous
+    np.testing.assert_array_equal(blended, blend_images(image.copy("C"), image.copy("C")))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64, np.int64])
+def test_wide_integers_as_image_and_as_label(dtype):
+    numbers = np.arange(12).reshape(1, 3, 4)
+    np.testing.assert_array_equal(blend_images(numbers.astype(dtype), GREY), blend_images(numbers, GREY))
+    np.testing.assert_array_equal(blend_images(GREY, numbers.astype(dtype)), blend_images(GREY, numbers))
+
+
+def test_labels_too_large_for_a_float_keep_their_own_colours():
+    labels = np.array([[[2**60, 2**60 + 1, 2**60 + 2]]])
+    assert len(np.unique(blend_images(GREY[:, :1, :3], labels, 1.0), axis=2).T) == 3
+
+
+def test_a_range_wider_than_float32_can_hold():
+    image = np.array([[[-3e38, 0, 3e38]]], np.float32)
+    np.testing.assert_allclose(blend_images(image, np.zeros((1, 1, 3)))[0, 0], [0, 0.5, 1])
+
+
+def test_the_default_dtype_does_not_matter():
+    image, labels = torch.rand(3, 4, 5, dtype=torch.float32), torch.randint(0, 5, (1, 4, 5))
+    expected = blend_images(image, labels), blend_images(image, labels.float(), 0.3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        actual = blend_images(image, labels), blend_images(image, labels.float(), 0.3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(
     st.integers(0, 10**6), st.sampled_from([1, 3]), st.floats(0, 1, width=32), st.sampled_from(["hsv", "jet", "tab10"])

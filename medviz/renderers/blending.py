@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
 _ROUNDING = 1e-3  # how far interpolation may carry a value beyond [0, 1] without its being another unit
+_AT_ONCE = (
+    10_240  # voxels: their three colours stay in the processor's cache, and are too few for torch to start threads
+)
+_MANY = 1 << 24  # voxels on another device
+_WITHOUT_ORDER = (torch.uint16, torch.uint32, torch.uint64)  # torch finds no smallest and largest of these
 
 
 def blend_images(
@@ -50,18 +56,77 @@ def blend_images(
     picture = _as_tensor(image, "image")
     layer = _as_tensor(label, "label", picture.device)
     _check_shapes(picture, layer)
-    opacity = _opacity(alpha, picture)
-    if transparent_background:
-        opacity = torch.where(layer == 0, 0, opacity)
-    picture = _rescale(picture) if rescale_arrays else _as_unit(picture, "image")
-    blended = (1 - opacity) * picture + opacity * _colours(layer[0], colour_table(cmap), rescale_arrays)
-    return _like(blended, image)
+    opacity = _opacity(alpha, picture).expand(-1, layer.numel())
+    lighten = _scaling(picture, "image", rescale_arrays)
+    paint = _painting(layer, colour_table(cmap), rescale_arrays)
+    blended = _empty_like(image if isinstance(image, Tensor) else picture)
+    target = blended.as_subclass(Tensor).view(3, -1)
+    picture, layer = picture.flatten(1), layer.flatten(1)
+    step = _at_once(layer)
+    for part in (slice(start, start + step) for start in range(0, layer.shape[1], step)):
+        weight = opacity[:, part]
+        if transparent_background:
+            weight = weight * torch.ne(layer[:, part], 0, out=torch.empty_like(layer[:, part], dtype=torch.float32))
+        torch.lerp(lighten(picture[:, part]), paint(layer[0, part]), weight, out=target[:, part])
+    return blended if isinstance(image, Tensor) else blended.numpy()
 
 
-def _colours(layer: Tensor, table: Tensor, rescale: bool) -> Tensor:  # (*S) -> (3, *S)
-    if is_integer(layer):
-        return colour_labels(layer, table)
-    return colour(_rescale(layer, include_zero=True) if rescale else layer, table)
+def _at_once(x: Tensor) -> int:
+    """Return how many voxels are worked on together."""
+    return _AT_ONCE if x.device.type == "cpu" else _MANY
+
+
+def _painting(layer: Tensor, table: Tensor, rescale: bool) -> Callable[[Tensor], Tensor]:
+    """Return what gives values `(n,)` of the label their colours `(3, n)`."""
+    if not is_integer(layer):
+        scale = _scaling(layer, "label", rescale, include_zero=True)
+        return lambda values: colour(scale(values), table)
+    low, high = (int(end) for end in _ends(layer.long() if layer.dtype in _WITHOUT_ORDER else layer))
+    if high - low >= _AT_ONCE:
+        return lambda values: colour_labels(values, table)
+    every = colour_labels(torch.arange(low, high + 1, device=layer.device), table).contiguous()
+    return lambda values: every.index_select(1, values.long() - low)
+
+
+def _scaling(x: Tensor, name: str, rescale: bool, include_zero: bool = False) -> Callable[[Tensor], Tensor]:
+    """Return what maps values of `x` to [0, 1], float32: the smallest to 0 and the largest to 1; a constant to 0.
+
+    For a heat map the range includes 0, the background's value: a map that is nowhere 0 keeps its smallest value
+    visible, and a constant one is all 1.
+    """
+    low, high = _bounds(x, name)
+    if not rescale:
+        if not include_zero and (low < -_ROUNDING or high > 1 + _ROUNDING):
+            raise ValueError(
+                f"`{name}` spans {low:g} to {high:g}; with rescale_arrays=False it must lie in [0, 1]: divide it, or "
+                "set rescale_arrays=True."
+            )
+        return lambda values: values.float().clamp(0, 1)
+    if include_zero:
+        low, high = low.clamp(max=0), high.clamp(min=0)
+    span = high - low if high > low else torch.ones_like(low)
+    return lambda values: values.to(low.dtype).sub(low).div_(span).float()
+
+
+def _bounds(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest value, in the type that values are scaled in: float32, or float64."""
+    low, high = _ends(x.double() if x.dtype in _WITHOUT_ORDER else x)
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise ValueError(f"`{name}` holds {int((~torch.isfinite(x)).sum())} values that are NaN or infinite.")
+    narrow = x.is_floating_point() and x.dtype != torch.float64 and torch.isfinite(high.float() - low.float())
+    return (low.float(), high.float()) if narrow else (low.double(), high.double())
+
+
+def _ends(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest value; NaN if there is one."""
+    ends = [part.aminmax() for part in torch.split(x.flatten(), _at_once(x))]
+    return torch.stack([end.min for end in ends]).amin(), torch.stack([end.max for end in ends]).amax()
+
+
+def _empty_like(image: Tensor) -> Tensor:
+    """Return `(3, *S)`, not filled; a MetaTensor hands its affine on to what is computed from it."""
+    coloured = image.detach()[:1].expand(3, *image.shape[1:])
+    return torch.empty_like(coloured, dtype=torch.float32, memory_format=torch.contiguous_format)
 
 
 def _as_tensor(array: Any, name: str, device: torch.device | None = None) -> Tensor:
@@ -74,8 +139,6 @@ def _as_tensor(array: Any, name: str, device: torch.device | None = None) -> Ten
     tensor: Tensor = array.detach().as_subclass(Tensor).to(device)
     if tensor.is_complex():
         raise TypeError(f"`{name}` holds {tensor.dtype}; expected real numbers.")
-    if not torch.isfinite(tensor).all():
-        raise ValueError(f"`{name}` holds {int((~torch.isfinite(tensor)).sum())} values that are NaN or infinite.")
     return tensor
 
 
@@ -89,7 +152,7 @@ def _check_shapes(image: Tensor, label: Tensor) -> None:
         )
 
 
-def _opacity(alpha: Any, image: Tensor) -> Tensor:  # a new tensor, (1 or C, *S), or () for a number
+def _opacity(alpha: Any, image: Tensor) -> Tensor:  # (1 or C, N), or (1, 1) for a number
     if isinstance(alpha, Tensor | np.ndarray) and alpha.ndim:
         opacity = _as_tensor(alpha, "alpha", image.device).float()
         opacity = opacity[None] if opacity.ndim == image.ndim - 1 else opacity
@@ -100,40 +163,10 @@ def _opacity(alpha: Any, image: Tensor) -> Tensor:  # a new tensor, (1 or C, *S)
             )
     else:
         try:
-            opacity = torch.tensor(float(alpha), device=image.device)
+            opacity = torch.full((1, 1), float(alpha), dtype=torch.float32, device=image.device)
         except (TypeError, ValueError) as err:
             raise TypeError(f"`alpha` is a number or an array; got {alpha!r}.") from err
-    if not ((opacity >= 0) & (opacity <= 1)).all():
-        raise ValueError(f"`alpha` must lie in [0, 1]; got {float(opacity.min()):g} to {float(opacity.max()):g}.")
-    return opacity
-
-
-def _rescale(x: Tensor, include_zero: bool = False) -> Tensor:
-    """Map the smallest value to 0 and the largest to 1, in float32; a constant image becomes 0.
-
-    For a heat map the range includes 0, the background's value: a map that is nowhere 0 keeps its smallest value
-    visible, and a constant one is all 1.
-    """
-    x = x.to(torch.float32 if x.is_floating_point() and x.dtype != torch.float64 else torch.float64)
-    low, high = x.min(), x.max()
-    if include_zero:
-        low, high = low.clamp(max=0), high.clamp(min=0)
-    return ((x - low) / (high - low)).float() if high > low else torch.zeros_like(x, dtype=torch.float32)
-
-
-def _as_unit(x: Tensor, name: str) -> Tensor:
-    low, high = float(x.min()), float(x.max())
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise ValueError(
-            f"`{name}` spans {low:g} to {high:g}; with rescale_arrays=False it must lie in [0, 1]: divide it, or set "
-            "rescale_arrays=True."
-        )
-    return x.float().clamp(0, 1)
-
-
-def _like(result: Tensor, image: Any) -> Any:
-    if not isinstance(image, Tensor):
-        return result.numpy()
-    if type(image) is Tensor:
-        return result
-    return image.detach()[:1].float().zero_() + result  # a MetaTensor hands its affine on to what is computed from it
+    low, high = opacity.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"`alpha` must lie in [0, 1]; got {low:g} to {high:g}.")
+    return opacity.reshape(len(opacity), -1)

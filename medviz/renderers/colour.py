@@ -39,14 +39,15 @@ def get_cmap(cmap: str | Colormap) -> Colormap:
 def colour_table(cmap: str | Colormap) -> Tensor:
     """Return every entry of a colour map, `(N, 3)` float32 in [0, 1]; N is 256 for nearly all of them."""
     colours = get_cmap(cmap)
-    return torch.from_numpy(colours(np.arange(colours.N))[:, :3].astype(np.float32))
+    reds_greens_blues = np.ascontiguousarray(colours(np.arange(colours.N))[:, :3].T, np.float32)
+    return torch.from_numpy(reds_greens_blues).T  # in memory colour by colour, the order that they are looked up in
 
 
 def colour(values: Tensor, table: Tensor) -> Tensor:
     """Return the colours `(3, *S)` of `values` `(*S)` in [0, 1]; what lies outside gets the first or last entry."""
     count = len(table)
-    index = (values.clamp(0, 1) * count).long().clamp(max=count - 1)
-    return table.to(values.device)[index].movedim(-1, 0)
+    index = values.mul(count).clamp_(0, count - 1).int().flatten()
+    return table.to(values.device).T.index_select(1, index).view(3, *values.shape)
 
 
 def colour_labels(labels: Tensor, table: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ def colour_labels(labels: Tensor, table: Tensor) -> Tensor:
     position = labels.long() - 1
     turn = position.div(len(palette), rounding_mode="floor").remainder(_SHADES)
     shade = 1 - 0.6 * _halving(_SHADES).to(labels.device)[turn]
-    return palette[position.remainder(len(palette))].movedim(-1, 0) * shade
+    return (palette[position.remainder(len(palette))].movedim(-1, 0) * shade).float()
 
 
 def _palette(table: Tensor) -> Tensor:
