@@ -33,9 +33,7 @@ def close(got: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_classifier(ndim: int) -> None:
     model = models.Classifier(ndim)
-    images = (
-        torch.rand(2, 2, 9, 8, 7)[..., : 7 if ndim == 3 else 1].squeeze(-1) if ndim == 2 else torch.rand(2, 2, 9, 8, 7)
-    )
+    images = torch.rand(2, 2, *(9, 8, 7)[:ndim])
     expected = model.class_map(images, 1)
     logits = model(images).detach()
     close(expected.flatten(1).mean(1), logits[:, 1] - model.fc.bias[1].detach())
