@@ -22,7 +22,7 @@ from medviz.image import as_batch
 from medviz.model_arguments import ModelArguments
 from medviz.probe import Probe
 from medviz.probe.batching import BatchSize, check_batch_size
-from medviz.probe.models import mixes_rows, unwrap
+from medviz.probe.models import inner, mixes_rows
 from medviz.relay import as_wrappers, run_explainer
 from medviz.targets import as_targets, take
 
@@ -45,8 +45,8 @@ def explain(
 ) -> Attribution | list[Attribution]:
     """Explain what `model` says of `image`, by one or more methods, for one or more targets, in one forward pass.
 
-    A second pass is needed where some methods name a layer and others leave it to be chosen, and for the automatic
-    layer of a segmentation network; methods that perturb the image or sample make their own.
+    A second pass is needed for the automatic layer of a segmentation network; methods that perturb the image or sample
+    make their own.
 
     Args:
         model: the network; it runs in eval mode and is afterwards exactly as it was.
@@ -82,7 +82,7 @@ def explain(
     check_batch_size(batch_size)
     around = as_wrappers(wrappers)
     batches: list[list[Attribution]] = []
-    for index in _chunks(len(images), batch_size, unwrap(model)):
+    for index in _chunks(len(images), batch_size, inner(model)):
         rows = images if len(index) == len(images) else images[index]
         probe = Probe(
             model,
@@ -138,7 +138,8 @@ def _layers(explainer: Explainer) -> Sequence[str | None]:
 
 def _chunks(images: int, batch_size: BatchSize, model: nn.Module) -> Iterator[Tensor]:
     """Yield the positions of the images that share a pass: all, unless `batch_size` or batch-norm keeps them apart."""
-    size = 1 if mixes_rows(model) else batch_size if isinstance(batch_size, int) else images
+    apart = images > 1 and mixes_rows(model)
+    size = 1 if apart else batch_size if isinstance(batch_size, int) else images
     yield from torch.split(torch.arange(images), size)
 
 

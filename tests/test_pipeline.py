@@ -371,10 +371,10 @@ class TestPasses:
         several(Counted(passes), images(3, 2, 8, 8), [*explainers, medviz.get_explainer("cam", layer="deep")], [0, 1])
         assert passes == [3]
 
-    def test_automatic_and_named_together_cost_two(self) -> None:
+    def test_automatic_and_named_together_cost_one(self) -> None:
         passes: list[int] = []
         several(Counted(passes), images(3, 2, 8, 8), ["gradcam", "gradcam:layer=stem"], [0, 1])
-        assert passes == [3, 3]
+        assert passes == [3]
 
     def test_the_automatic_layer_of_a_segmentation_costs_two(self) -> None:
         passes: list[int] = []

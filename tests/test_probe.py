@@ -89,6 +89,72 @@ def test_the_rolling_cut_equals_the_named_one_to_the_bit(after: Callable[[Tensor
     assert all(torch.equal(a, b) for a, b in zip(rolling, named, strict=True))
 
 
+@pytest.mark.parametrize("named", [["stem.0"], ["stem"], ["layer"], ["head"], ["stem.0", "layer"], ["stem.1", "stem"]])
+@pytest.mark.parametrize("after", [torch.relu, torch.relu_, lambda x: x.sub_(1).abs()], ids=["relu", "relu_", "sub_"])
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "no graph"])
+def test_an_automatic_layer_beside_named_ones_changes_neither(
+    named: list[str], after: Callable[[Tensor], Tensor], graph: bool
+) -> None:
+    model, image = Net(after=after), torch.rand(3, 1, 8, 8)
+
+    def asked(layers: list[str | None], ask: list[str | None]) -> list[Tensor]:
+        with medviz.Probe(model, image, layers=layers, graph=graph) as probe:
+            assert probe.layer_name(None) == "layer" or None not in layers
+            activations = [probe.activation(layer) for layer in ask]
+            return activations + ([probe.gradient(layer, 1) for layer in ask] if graph else [])
+
+    together = asked([*named, None], [*named, None])
+    n = len(named) + 1
+    apart, automatic = asked([*named], [*named]), asked([None], [None])
+    expected = [*apart[: n - 1], automatic[0]] + ([*apart[n - 1 :], automatic[1]] if graph else [])
+    assert len(together) == len(expected)
+    for got, one in zip(together, expected, strict=True):
+        assert torch.equal(got, one)
+
+
+class OutOfOrder(nn.Module):
+    """Defines its last spatial layer long before the layers that it calls first."""
+
+    def __init__(self, between: int) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(2, 4, 3, padding=1)
+        self.head = nn.Linear(4, 3)
+        self.first = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), *[nn.Tanh() for _ in range(between)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.last(self.first(x)).flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("between", [3, 150])
+def test_the_automatic_layer_is_found_wherever_the_model_defines_it(between: int) -> None:
+    torch.manual_seed(0)
+    model, image = OutOfOrder(between), torch.rand(2, 1, 8, 8)
+    activation, gradient = by_hand(model, "last", image, torch.tensor([1, 1]))
+    with medviz.Probe(model, image, layers=[None]) as probe:
+        assert probe.layer_name(None) == "last"
+        assert torch.equal(probe.activation(), activation)
+        torch.testing.assert_close(probe.gradient(None, 1), gradient, rtol=1e-6, atol=0)
+
+
+def test_an_automatic_layer_that_a_long_model_defines_first_costs_one_more_pass() -> None:
+    class Long(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(1, 2, 3)
+            self.head = nn.Sequential(nn.Linear(2, 3), *[nn.Identity() for _ in range(150)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x).flatten(2).mean(2))
+
+    model, image = Counted(Long()), torch.rand(2, 1, 6, 6)
+    with medviz.Probe(model, image, layers=[None]) as probe:
+        automatic = probe.gradient(None, 1)
+        assert probe.layer_name(None) == "inner.layer"
+    assert len(model.passes.rows) == 2
+    with medviz.Probe(model, image, layers=["inner.layer"]) as probe:
+        assert torch.equal(probe.gradient("inner.layer", 1), automatic)
+
+
 class Counted(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -106,7 +172,13 @@ class Passes:
 
 
 @pytest.mark.parametrize(
-    ("layers", "passes"), [([None], 1), (["inner.layer", "inner.stem"], 1), (["inner.layer", None], 2)]
+    ("layers", "passes"),
+    [
+        ([None], 1),
+        (["inner.layer", "inner.stem"], 1),
+        (["inner.layer", None], 1),
+        (["inner.stem", None, "inner.layer"], 1),
+    ],
 )
 def test_one_pass_for_all_layers_and_targets(layers: list[str | None], passes: int) -> None:
     model = Counted(Net())

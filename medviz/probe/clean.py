@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from medviz.probe import outputs
@@ -50,7 +51,7 @@ class CleanPass:
         """Return `layer`, or the automatic choice where it is None."""
         if layer is not None:
             return layer
-        if self._automatic is None and self._done is None and self._wanted == [None]:
+        if self._automatic is None and self._done is None and None in self._wanted:
             self._result()
         if self._automatic is None:
             rolling, output = self.roll(graph=False)
@@ -89,29 +90,40 @@ class CleanPass:
 
     def _result(self) -> tuple[Tensor, Cut]:
         if self._done is None:
-            self._done = self._find() if self._wanted == [None] else self._capture(self._wanted)
+            self._done = self._find() if None in self._wanted else self._capture(self._wanted)
         return self._done
 
     def _find(self) -> tuple[Tensor, Cut]:
         """Find the automatic layer in the pass itself; a second pass where the first has not kept what is needed."""
-        rolling, output = self.roll(self._graph)
+        model = self._runner.model
+        refuse_scripted(model, "`model`")
+        named = self._cut(self._wanted)
+        rolling = RollingCut(model, self._inputs, self._graph, named)
+        output = self._run(self._graph, named, rolling)
+        named.finish()
         name = self._automatic = _announce(rolling.choose(output))
         cut = rolling.cut(name) if output.ndim == 2 else None
-        return self._capture([name]) if cut is None else (output, cut)
+        return self._capture([*named.layers, name]) if cut is None else (output, cut)
 
-    def _capture(self, wanted: Sequence[str | None]) -> tuple[Tensor, Cut]:
+    def _capture(self, wanted: Iterable[str | None]) -> tuple[Tensor, Cut]:
         """Cut the graph at the layers and keep what they return."""
-        modules = {name: self._module(name) for name in map(self.layer_name, wanted)}
-        cut = Cut(modules, self._graph and bool(modules))
+        cut = self._cut(wanted)
         self._named = True
         output = self._run(cut.graph, cut)
         cut.finish()
         return output, cut
 
-    def _run(self, graph: bool, watch: Cut | RollingCut) -> Tensor:
+    def _cut(self, names: Iterable[str | None]) -> Cut:
+        modules = {name: module_of(self._runner.model, name) for name in names if name is not None}
+        return Cut(modules, self._graph and (bool(modules) or None in self._wanted))
+
+    def _run(self, graph: bool, *watching: Cut | RollingCut) -> Tensor:
         if graph:
             self._runner.refuse_inference_parameters()
-        with torch.set_grad_enabled(graph), watch.hooks():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(graph))
+            for watch in watching:
+                stack.enter_context(watch.hooks())
             return outputs.finite(self._runner.run(self._inputs, self._index), "the model's output")
 
     def _backward(self, target: FixedTarget) -> dict[str, Tensor | None]:
@@ -129,9 +141,6 @@ class CleanPass:
                 self._done = self._capture(list(cut.tensors))  # a rolling cut cannot be made twice in the same way
                 return self._backward(target)
         return dict(zip(cut.tensors, found, strict=True))
-
-    def _module(self, name: str) -> nn.Module:
-        return module_of(self._runner.model, name)
 
 
 def _announce(name: str) -> str:

@@ -27,7 +27,7 @@ class Cut:
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], graph: bool) -> None:
-        self.layers = layers
+        self.layers = dict(layers)
         self.graph = graph
         self.tensors: dict[str, Tensor] = {}
         self.calls: Counter[str] = Counter()
@@ -61,6 +61,10 @@ class Cut:
             return hand_on(output, tensor, kept.clone(), module.modules())
 
         return keep
+
+    def add(self, name: str, module: nn.Module, tensor: Tensor, calls: int) -> None:
+        """Add a layer whose output was kept in another way, in the same pass."""
+        self.layers[name], self.tensors[name], self.calls[name] = module, tensor, calls
 
     def finish(self) -> None:
         """Raise a `ValueError` where a layer was never called."""

@@ -6,13 +6,14 @@ import contextlib
 import random
 import signal
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from medviz.probe.snapshot import Containers, Values, same
 
 
 @contextlib.contextmanager
@@ -58,13 +59,23 @@ class _State:
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = [_Module(module) for module in model.modules()]
-        self.parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-        self.buffers = [(b, b.detach().clone()) for b in model.buffers()]
+        self.parameters = [(p, p.requires_grad, p.grad) for p in self._registered("_parameters", model.parameters)]
+        self.containers = Containers()
+        on_modules = [t for module in self.modules for t in self.containers.keep(module.attributes.values())]
+        self.values = Values([*self._registered("_buffers", model.buffers), *on_modules])
         self.random = _random_states()
+
+    def _registered(self, where: str, public: Callable[[], Iterable[Tensor]]) -> list[Tensor]:
+        """Return what the modules hold as parameters or buffers, each once: several modules may share one."""
+        if any(where not in module.attributes for module in self.modules):
+            return list(public())  # a scripted module keeps them elsewhere; this way is slow
+        found = (tensor for module in self.modules for tensor in module.attributes[where].values())
+        return list({id(tensor): tensor for tensor in found if tensor is not None}.values())
 
     def prepare(self) -> None:
         for module in self.modules:
-            module.module.training = False
+            if module.training:
+                module.module.training = False
         for parameter, wanted, grad in self.parameters:
             if wanted and not parameter.is_inference():  # one made in inference mode keeps its flag for ever
                 parameter.requires_grad_(False)
@@ -79,66 +90,30 @@ class _State:
                 parameter.requires_grad_(wanted)
             if parameter.grad is not grad:
                 parameter.grad = grad
-        for buffer, value in self.buffers:
-            _put_back(buffer, value)
+        self.containers.restore()
+        self.values.restore()
         _set_random_states(self.random)
 
 
 class _Module:
-    """The training flag and the attributes of one module; containers among them with all that they hold."""
+    """The training flag and the attributes of one module."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.training = module.training
         self.attributes = dict(vars(module))
-        self.content = list(_contents(self.attributes.values(), set()))
-        self.tensors = [(v, v.detach().clone()) for v in self.attributes.values() if isinstance(v, Tensor)]
 
     def restore(self) -> None:
         if self.module.training != self.training:
             self.module.training = self.training
         now = vars(self.module)
+        if same(now, self.attributes):
+            return
         for name in now.keys() - self.attributes.keys():
             del now[name]
         for name, value in self.attributes.items():
             if now.get(name, self) is not value:
                 now[name] = value
-        for container, items in self.content:
-            if not _same(_items(container), items):
-                container.clear()
-                container.update(items) if isinstance(container, dict | set) else container.extend(items)
-        for tensor, value in self.tensors:
-            _put_back(tensor, value)
-
-
-def _contents(values: Iterable[Any], seen: set[int]) -> Iterator[tuple[Any, list[Any]]]:
-    """Yield every container among `values` and inside of them, with what it holds."""
-    for value in values:
-        if not isinstance(value, dict | list | set | deque | tuple) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if not isinstance(value, tuple):
-            yield value, _items(value)
-        yield from _contents(value.values() if isinstance(value, dict) else value, seen)
-
-
-def _items(container: Any) -> list[Any]:
-    return list(container.items() if isinstance(container, dict) else container)
-
-
-def _same(a: list[Any], b: list[Any]) -> bool:
-    """Compare by identity: values may be tensors. The items of a dict are pairs."""
-    return len(a) == len(b) and all(
-        x is y or (type(x) is tuple and len(x) == len(y) and all(p is q for p, q in zip(x, y, strict=True)))
-        for x, y in zip(a, b, strict=True)
-    )
-
-
-def _put_back(tensor: Tensor, value: Tensor) -> None:
-    """Write to a tensor only where it has changed: a copy onto itself would break a backward pass still to come."""
-    if not torch.equal(tensor, value):
-        with torch.inference_mode(tensor.is_inference()):
-            tensor.data.copy_(value)
 
 
 def _random_states() -> tuple[Any, Tensor, list[Tensor], Any]:

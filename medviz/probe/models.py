@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Iterator
 from typing import cast
@@ -20,6 +21,22 @@ def unwrap(model: nn.Module) -> nn.Module:
         TypeError: not a module.
         ValueError: sharded over processes, or not yet initialised.
     """
+    model = inner(model)
+    modules = list(model.modules())
+    if any(base.__name__ in _SHARDED for kind in set(map(type, modules)) for base in kind.__mro__):
+        raise ValueError("`model` is sharded (FSDP); gather it into an ordinary module on one device first.")
+    held = (p for module in modules for p in module._parameters.values() if p is not None)
+    if any(map(nn.parameter.is_lazy, held)):
+        raise ValueError("`model` has lazy parameters that are not initialised; run it once before explaining it.")
+    return model
+
+
+def inner(model: nn.Module) -> nn.Module:
+    """Return what `unwrap` returns, without its checks.
+
+    Raises:
+        TypeError: not a module.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` is a {type(model).__name__}; expected a torch.nn.Module.")
     while True:
@@ -28,12 +45,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         else:
-            break
-    if any(base.__name__ in _SHARDED for module in model.modules() for base in type(module).__mro__):
-        raise ValueError("`model` is sharded (FSDP); gather it into an ordinary module on one device first.")
-    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
-        raise ValueError("`model` has lazy parameters that are not initialised; run it once before explaining it.")
-    return model
+            return model
 
 
 def placement(model: nn.Module, images: Tensor, device: torch.device | str | None) -> tuple[torch.device, torch.dtype]:
@@ -42,15 +54,15 @@ def placement(model: nn.Module, images: Tensor, device: torch.device | str | Non
     Raises:
         ValueError: no parameter is on the `device` that was asked for; the model is never moved.
     """
-    floating = [t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
-    dtype = floating[0].dtype if floating else images.dtype
+    floating = (t for t in itertools.chain(model.parameters(), model.buffers()) if t.is_floating_point())
+    first = next(floating, images)
     if device is None:
-        return (floating[0].device if floating else images.device), dtype
+        return first.device, first.dtype
     wanted = torch.device(device)
-    on = {p.device for p in floating}
-    if floating and not any(d.type == wanted.type and wanted.index in (None, d.index) for d in on):
+    on = {t.device for t in floating} | ({first.device} if first is not images else set())
+    if on and not any(d.type == wanted.type and wanted.index in (None, d.index) for d in on):
         raise ValueError(f"`device` is {wanted}, but the model is on {sorted(map(str, on))}; move it with model.to().")
-    return wanted, dtype
+    return wanted, first.dtype
 
 
 def mixes_rows(model: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from medviz.probe.layers import Layer, hand_on, hooked
 from medviz.probe.outputs import first_tensor
 
 _log = logging.getLogger("medviz")
+_TAIL = 100  # modules, the last that a model defines, whose outputs may start the graph: each start takes time
 
 
 class _Mark(torch.autograd.Function):
@@ -38,82 +39,106 @@ def _ends_in_channels(module: nn.Module, last: int) -> bool:
     return type(module) is nn.LayerNorm and tuple(module.normalized_shape) == (last,)
 
 
-@attrs.define
+@attrs.define(eq=False)
 class _Seen:
+    """One call of a module. What only the choice asks for is worked out then: a pass calls hundreds of modules."""
+
     name: str
-    type: str
-    shape: tuple[int, ...] | None
-    parametrised: bool
+    module: nn.Module
+    shape: torch.Size | None
     spatial: bool
-    channels_last: bool = False
 
     @property
     def elements(self) -> int:
         return math.prod(self.shape or ())
 
+    @property
+    def parametrised(self) -> bool:
+        return next(self.module.parameters(recurse=False), None) is not None
+
+    @property
+    def channels_last(self) -> bool:
+        return self.shape is not None and self.spatial and _ends_in_channels(self.module, self.shape[-1])
+
 
 class RollingCut:
     """Watch all layers and find the one that the automatic choice takes, in the pass that is made anyway.
 
-    With `graph`, each spatial output starts the graph anew and lets go of the one before, so that after the pass the
-    graph reaches from the output to the last spatial layer and no further: its gradient is ready.
+    With `graph`, the last spatial outputs each start the graph anew and let go of the one before, so that after the
+    pass the graph reaches from the output to the last spatial layer and no further: its gradient is ready.
+
+    Args:
+        model: what runs.
+        images: the batch that runs through it.
+        graph: whether there will be a backward pass.
+        named: layers whose outputs start the graph too; from the first of them on it is not started anew.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, graph: bool) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, graph: bool, named: Cut | None = None) -> None:
         self.model = model
         self.batch, self.ndim = len(images), images.ndim
         self.token = torch.zeros((), device=images.device, requires_grad=True) if graph else None
         self.seen: list[_Seen] = []
         self.tensor: Tensor | None = None
+        self._named = named
         self._version = -1
         self._last: _Seen | None = None
 
     def hooks(self) -> contextlib.AbstractContextManager[None]:
         """Watch during the block."""
         named = [(name, module) for name, module in self.model.named_modules() if name]
-        hookable = [(n, m) for n, m in named if not isinstance(m, torch.jit.ScriptModule)]
-        return hooked([(module, self._hook(name)) for name, module in hookable])
+        first = len(named) - _TAIL
+        hookable = [(i >= first, n, m) for i, (n, m) in enumerate(named) if not isinstance(m, torch.jit.ScriptModule)]
+        return hooked([(module, self._hook(name, starts)) for starts, name, module in hookable])
 
-    def _hook(self, name: str) -> Any:
+    def _hook(self, name: str, starts: bool) -> Any:
         def watch(module: nn.Module, args: Any, output: Any) -> Any:
-            tensor = first_tensor(output)
-            shape = None if tensor is None else tuple(tensor.shape)
+            tensor = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
+            shape = None if tensor is None else tensor.shape
             spatial = shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1
-            seen = _Seen(name, type(module).__name__, shape, bool(list(module.parameters(recurse=False))), spatial)
-            seen.channels_last = spatial and shape is not None and _ends_in_channels(module, shape[-1])
+            seen = _Seen(name, module, shape, spatial)
             self.seen.append(seen)
-            if tensor is None or not spatial or shape is None or shape[0] != self.batch:
+            if tensor is None or not spatial or len(tensor) != self.batch or self._is_handed_on(tensor, seen):
                 return None
-            if tensor is self.tensor and tensor._version == self._version:
-                # a container hands on the output of its last child: the outermost name stands for both
-                if self._last is not None and self._last.name.startswith(f"{name}."):
-                    self._last.spatial = False
-                    self._last = seen
-                else:
-                    seen.spatial = False
-                return None
-            if self.token is not None and torch.is_grad_enabled():
-                marked: Tensor = _Mark.apply(tensor.as_subclass(Tensor).detach(), self.token)  # type: ignore[no-untyped-call]
-                self.tensor = marked
-            else:
-                self.tensor = tensor
+            self.tensor = self._start(tensor) if starts and self._starts_here(tensor) else tensor
             self._last, self._version = seen, self.tensor._version
             return None if self.tensor is tensor else hand_on(output, tensor, self.tensor, [module])
 
         return watch
 
-    def cut(self, name: str) -> Cut | None:
-        """Return the cut that the pass has ended with, at the layer `name`.
+    def _is_handed_on(self, tensor: Tensor, seen: _Seen) -> bool:
+        """Whether a container hands on the output of its last child: the outermost name stands for both."""
+        if tensor is not self.tensor or tensor._version != self._version:
+            return False
+        if self._last is not None and self._last.name.startswith(f"{seen.name}."):
+            self._last.spatial = False
+            self._last = seen
+        else:
+            seen.spatial = False
+        return True
 
-        None: its output was changed in place afterwards, or was made where the model switches gradients off.
+    def _starts_here(self, tensor: Tensor) -> bool:
+        if self.token is None or not torch.is_grad_enabled():
+            return False
+        return not (tensor.requires_grad and self._named is not None and self._named.tensors)
+
+    def _start(self, tensor: Tensor) -> Tensor:
+        started: Tensor = _Mark.apply(tensor.as_subclass(Tensor).detach(), self.token)  # type: ignore[no-untyped-call]
+        return started
+
+    def cut(self, name: str) -> Cut | None:
+        """Return the cut that the pass has ended with, at the layer `name` and at those that were named before.
+
+        None: its output was changed in place afterwards, or the graph does not begin there.
         """
+        cut = self._named or Cut({}, self.token is not None)
+        if name in cut.tensors:
+            return cut
         if self.tensor is None or self.tensor._version != self._version:
             return None
-        if self.token is not None and not self.tensor.requires_grad:
+        if self.token is not None and (not self.tensor.requires_grad or type(self.tensor) is not Tensor):
             return None
-        cut = Cut({name: self.model.get_submodule(name)}, self.token is not None)
-        cut.tensors[name] = self.tensor
-        cut.calls[name] = sum(seen.name == name for seen in self.seen)
+        cut.add(name, self.model.get_submodule(name), self.tensor, sum(seen.name == name for seen in self.seen))
         return cut
 
     def choose(self, output: Tensor) -> str:
@@ -164,4 +189,8 @@ class RollingCut:
             automatic = ""
         last = {seen.name: seen for seen in self.seen}
         order = [name for name, _ in self.model.named_modules() if name in last]
-        return [Layer(n, last[n].type, last[n].shape, n == automatic) for n in order]
+        return [Layer(n, type(last[n].module).__name__, _plain(last[n].shape), n == automatic) for n in order]
+
+
+def _plain(shape: torch.Size | None) -> tuple[int, ...] | None:
+    return None if shape is None else tuple(shape)
