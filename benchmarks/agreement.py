@@ -56,6 +56,11 @@ def agree(results: Mapping[str, Tensor], tolerance: float, scaled: bool = False)
     return worst
 
 
+def said(found: float) -> str:
+    """Return an error as it stands in the table."""
+    return f"agree to {found:.0e}" if found else "agree to the last bit"
+
+
 def _scaled(values: Tensor) -> Tensor:
     largest = values.abs().max()
     return values / largest if largest > 0 else values

@@ -23,7 +23,7 @@ def _plots(records: list[Record], folder: Path) -> list[tuple[str, Path]]:
     points = [p for record in records for p in record.points if p.megabytes is not None]
     if not points:
         return []
-    title = f"Grad-CAM of a {edges.NETWORK}: time and memory over the edge of the volume"
+    title = f"Grad-CAM of a {edges.NETWORK} at {edges.LAYER}: time and memory over the edge of the volume"
     return [(title, plots.edges(points, folder / "edges.svg", title))]
 
 
@@ -32,7 +32,9 @@ def summary(out: Path, label: str) -> str:
     found = report.promises(read_all(out / label, list(TITLES)), label.partition("-")[0])
     measured = [(key, row) for key, row in found if row is not None]
     missed = [
-        f"{LINES[key].text} {LINES[key].said()}: {report.said(row).strip()}" for key, row in measured if not row.kept
+        f"{LINES[key].text}: {report.found(row)}, target {LINES[key].said()} ({row.case})"
+        for key, row in measured
+        if not row.kept
     ]
     head = f"{len(measured) - len(missed)} of {len(found)} promises kept, {len(found) - len(measured)} not measured"
     return "\n".join([head, *(f"missed: {one}" for one in missed)])

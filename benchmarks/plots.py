@@ -59,12 +59,13 @@ def _panel(axes: Any, points: Sequence[Point], value: Callable[[Point], float | 
     for method in dict.fromkeys(point.method for point in points):
         colour, marker, width = STYLES.get(method, (INK, ".", 1.0))
         pairs = sorted((point.edge, value(point)) for point in points if point.method == method)
-        below = 1 if method == "inference" else 2
-        marked = {"color": colour, "marker": marker, "linewidth": width, "markersize": 5, "zorder": below}
+        layer = {"inference": 1, "medviz": 3}.get(method, 2)
+        marked = {"color": colour, "marker": marker, "linewidth": width, "markersize": 5, "zorder": layer}
         axes.plot([edge for edge, _ in pairs], [found for _, found in pairs], label=method, **marked)
     ticks = sorted({point.edge for point in points})
     axes.set(xscale="log", yscale="log", xlabel="edge of the volume, voxels", ylabel=label)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.grid(True, color=INK, alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -17,11 +17,11 @@ def said(item: Row | Point) -> str:
     """Return one result on one line, for the terminal."""
     if isinstance(item, Point):
         ratio = f", {_spread(item.ratio, TIMES)} inference" if item.ratio else ""
-        found = item.failed or f"{_time(item.seconds)}{ratio}, {item.megabytes:.0f} MB"
-        return f"  {item.method} at {item.edge}³: {found}"
+        numbers = item.failed or f"{_time(item.seconds)}{ratio}, {item.megabytes:.0f} MB"
+        return f"  {item.method} at {item.edge}³: {numbers}"
     line = LINES.get(item.line)
     target = f" (target {line.said()}: {'kept' if item.kept else 'MISSED'})" if line else ""
-    return f"  {item.case}: {_found(item)}{target}"
+    return f"  {item.case}: {found(item)}{target}"
 
 
 def page(records: Sequence[Record], label: str, plots: Iterable[tuple[str, str]]) -> str:
@@ -104,9 +104,9 @@ def _promises(records: Sequence[Record], device: str) -> str:
     lines = ["| what | target | measured | kept | worst case |", "|---|---|---|---|---|"]
     for key, row in promises(records, device):
         line = LINES[key]
-        found = "not measured" if row is None else _found(row)
+        measured = "not measured" if row is None else found(row)
         kept, case = ("", "") if row is None else (_VERDICT[row.kept], row.case)
-        lines.append(_cells(line.text, line.said(), found, kept, case))
+        lines.append(_cells(line.text, line.said(), measured, kept, case))
     return "\n".join(lines)
 
 
@@ -115,7 +115,7 @@ def _details(record: Record) -> str:
     for row in record.rows:
         target = LINES[row.line].said() if row.line in LINES else ""
         times = ", ".join(f"{name} {_time(seconds)}" for name, seconds in row.seconds.items())
-        lines.append(_cells(row.case, _found(row), target, _VERDICT[row.kept], times, row.note))
+        lines.append(_cells(row.case, found(row), target, _VERDICT[row.kept], times, row.note))
     return "\n".join(lines)
 
 
@@ -136,7 +136,8 @@ def _point(point: Point | None) -> str:
     return f"{_time(point.seconds)}{ratio}, {point.megabytes:.0f} MB"
 
 
-def _found(row: Row) -> str:
+def found(row: Row) -> str:
+    """Return what was measured, or why nothing was."""
     if row.value is None:
         return f"failed: {row.failed}"
     return _spread(row.value, LINES[row.line].unit if row.line in LINES else TIMES)

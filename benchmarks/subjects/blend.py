@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 import medviz.visualize
-from benchmarks.agreement import agree
+from benchmarks.agreement import agree, said
 from benchmarks.options import Options
 from benchmarks.rows import Case, Row
 from benchmarks.timing import interleaved, medians, ratio
@@ -37,5 +37,5 @@ def _compare(kind: str, options: Options) -> Iterator[Row]:
     made, expected = (torch.as_tensor(way()).cpu().float() for way in ways.values())
     found = agree({"medviz": made, "MONAI": expected}, 1e-5)
     times = interleaved(ways, options.rounds(15), options.device)
-    said = f"agree to {found:.0e}; {options.rounds(15)} rounds"
-    yield Row("blend", f"{edge}³, {kind}", ratio(times, "MONAI", "medviz"), medians(times), said)
+    note = f"{said(found)}; {options.rounds(15)} rounds"
+    yield Row("blend", f"{edge}³, {kind}", ratio(times, "MONAI", "medviz"), medians(times), note)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.agreement import agree
+from benchmarks.agreement import agree, said
 from benchmarks.options import Options
 from benchmarks.rows import Case, Row
 from benchmarks.timing import interleaved, medians, ratio
@@ -50,6 +50,6 @@ def _compare(nd: int, options: Options) -> Iterator[Row]:
     found = agree({"medviz": ours(model, image, 1).raw, "MONAI": peer.compute_map(image, [1])}, 1e-5)
     ways = {"medviz": lambda: ours(model, image, 1), "MONAI": lambda: peer(image, [1])}
     times = interleaved(ways, options.rounds(15), options.device)
-    said = f"maps agree to {found:.0e}; {options.rounds(15)} rounds"
+    note = f"maps {said(found)}; {options.rounds(15)} rounds"
     title = f"{_FEATURES} features, {nd}-D, one convolution before"
-    yield Row("cam", title, ratio(times, "MONAI", "medviz"), medians(times), said)
+    yield Row("cam", title, ratio(times, "MONAI", "medviz"), medians(times), note)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import medviz.visualize
-from benchmarks.agreement import agree
+from benchmarks.agreement import agree, said
 from benchmarks.options import Options
 from benchmarks.rows import Case, Row
 from benchmarks.timing import interleaved, medians, ratio
@@ -59,8 +59,8 @@ def _compare(kind: str, options: Options) -> Iterator[Row]:
         rounds = options.rounds(15)
         times = interleaved({name: partial(way, package) for name, package in packages.items()}, rounds)
     title = f"{frames} frames of {_EDGE}², {kind}"
-    said = f"frames agree to {found:.0e}; {rounds} rounds"
-    yield Row("gif", title, ratio(times, "MONAI", "medviz"), medians(times), said)
+    note = f"frames {said(found)}; {rounds} rounds"
+    yield Row("gif", title, ratio(times, "MONAI", "medviz"), medians(times), note)
 
 
 def _decoded(summary: Any) -> Tensor:

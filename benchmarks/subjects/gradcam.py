@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmarks import alone
-from benchmarks.agreement import agree
+from benchmarks.agreement import agree, said
 from benchmarks.methods import gradcams
 from benchmarks.networks import NETWORKS, inference, own
 from benchmarks.options import Options
@@ -42,8 +42,8 @@ def _compare(name: str, edge: int, layer: str | None, line: str, title: str, opt
     ways = {"inference": partial(inference, own(model), image)}
     ways |= {name: partial(method.run, image) for name, method in methods.items()}
     times = interleaved(ways, options.rounds(15), options.device)
-    said = f"maps agree to {found:.0e}; {options.rounds(15)} rounds"
-    yield Row(line, title, ratio(times, "medviz", "inference"), medians(times), said)
+    note = f"maps {said(found)}; {options.rounds(15)} rounds"
+    yield Row(line, title, ratio(times, "medviz", "inference"), medians(times), note)
     peers = {peer: taken for peer, taken in medians(times).items() if peer not in ("inference", "medviz")}
     for peer in peers:
         yield Row("", f"{title}: {peer} / inference", ratio(times, peer, "inference"))

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.agreement import agree, error
+from benchmarks.agreement import agree, error, said
 from benchmarks.networks import NETWORKS, inference, own
 from benchmarks.options import Options
 from benchmarks.rows import Case, Row
@@ -95,8 +95,8 @@ def _compare(name: str, edge: int, rows: int, options: Options) -> Iterator[Row]
     times = interleaved({"medviz": ours, "MONAI": theirs}, rounds, options.device, warm=True)
     windows = len(method.windows(image.shape[2:]))
     title = f"{name}, {network.size(edge)}, {windows} windows of {network.size(MASK)}, stride {STEP}"
-    said = f"maps of the falls agree to {found:.0e}; {rounds} rounds"
-    yield Row(f"occlusion {name}", title, ratio(times, "MONAI", "medviz"), medians(times), said)
+    note = f"maps of the falls {said(found)}; {rounds} rounds"
+    yield Row(f"occlusion {name}", title, ratio(times, "MONAI", "medviz"), medians(times), note)
 
 
 def _exact(name: str, options: Options) -> Iterator[Row]:
@@ -113,8 +113,8 @@ def _exact(name: str, options: Options) -> Iterator[Row]:
         )
         found[dtype] = error(fast, slow)
     worst = found[torch.float32]
-    said = f"falls, against whole passes; in float64 {found[torch.float64]:.0e}"
-    yield Row("occlusion error", f"{name}, {network.size(edge)}", Spread(worst, worst, worst), note=said)
+    note = f"falls, against whole passes; in float64 {found[torch.float64]:.0e}"
+    yield Row("occlusion error", f"{name}, {network.size(edge)}", Spread(worst, worst, worst), note=note)
 
 
 def _untraceable(edge: int, options: Options) -> Iterator[Row]:
@@ -132,5 +132,5 @@ def _untraceable(edge: int, options: Options) -> Iterator[Row]:
     rounds = options.rounds(9)
     times = interleaved({"medviz": ours, "bare passes": bare}, rounds, options.device)
     title = f"2-D ResNet18 in a module with a branch, {network.size(edge)}, {len(copies)} windows"
-    said = f"the bare passes include neither clean pass nor windows; agrees with MONAI to {found:.0e}; {rounds} rounds"
-    yield Row("occlusion untraceable", title, ratio(times, "medviz", "bare passes"), medians(times), said)
+    note = f"the bare passes include neither clean pass nor windows; agrees with MONAI to {found:.0e}; {rounds} rounds"
+    yield Row("occlusion untraceable", title, ratio(times, "medviz", "bare passes"), medians(times), note)
