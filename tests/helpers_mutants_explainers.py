@@ -249,6 +249,23 @@ class Mirrored(Right):
         return probe.input_gradient(target).flip(-1)
 
 
+class Swapped(Right):
+    """check_planted_signal: the first two axes of a volume are swapped."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        return gradient.transpose(2, 3) if gradient.ndim == 5 else gradient
+
+
+class TurnedOver(Right):
+    """check_planted_signal: swapped and flipped, which leaves two corners where they are."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target).transpose(-1, -2).flip(-1, -2)
+
+
 class OtherChannel(Right):
     """check_channels."""
 
@@ -423,7 +440,7 @@ EXPLAINERS: dict[str, list[Explainer]] = {
     "check_target": [AnyTarget(), HasTarget()],
     "check_callable_target": [ClassesOnly()],
     "check_constant_model": [WithImage()],
-    "check_planted_signal": [Mirrored()],
+    "check_planted_signal": [Mirrored(), Swapped(), TurnedOver()],
     "check_channels": [OtherChannel()],
     "check_randomised_model": [Edges(), Empty()],
 }

@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # the networks are tiny: threads would only wait for e
 QUICK: dict[str, str] = {
     "explainers/guidedbackpropsmooth": "n_samples=5",
     "explainers/integratedgradients": "steps=16",
-    "explainers/occlusion": "mask_size=8",
+    "explainers/occlusion": "mask_size=10",
     "explainers/rise": "n_masks=80",
     "explainers/smoothgrad": "n_samples=5",
     "renderers/matshow3d": "dpi=30",
@@ -26,7 +26,9 @@ QUICK: dict[str, str] = {
 OTHERS = [
     "explainers/gradcam:layer='deep'",
     "explainers/smoothgrad:n_samples=4,statistic=variance",
-    "explainers/occlusion:mask_size=8,per_channel=true,occluder=mean_patch,incremental=false",
+    "readers/image:scale=stored",
+    "readers/npy:channels='none'",
+    "explainers/occlusion:mask_size=10,per_channel=true,occluder=mean_patch,incremental=false",
 ]
 """Parameters that change what a plugin declares or does."""
 

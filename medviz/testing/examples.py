@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from medviz.image import Image
 
-Example = Callable[[Path], Image]
+Example = Callable[[Path], Image | Sequence[Image]]
 
 EXAMPLES: dict[str, list[Example]] = {}
 """From a suffix to the functions that write files of it."""
@@ -25,7 +25,8 @@ def example(*suffixes: str) -> Callable[[Example], Example]:
             path.write_text("1,2,3\\n4,5,6\\n")
             return medviz.Image([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])
 
-    The checks of every reader of the suffix use it, beside the others for that suffix.
+    The checks of every reader of the suffix use it, beside the others for that suffix. Where a parameter of the reader
+    decides what comes out, return all that is right, in a list.
 
     Args:
         suffixes: endings of file names, lower case, with their dots.
@@ -83,26 +84,28 @@ def _nifti(path: Path, values: torch.Tensor, affine: np.ndarray | None) -> Image
 
 
 @example(".npy")
-def _array(path: Path) -> Image:
+def _array(path: Path) -> list[Image]:
+    """The first axis may be channels or space."""
     values = _ramp(2, 3, 5)
     np.save(path, values.numpy())
-    return Image(values)
+    return [Image(values), Image(values[None])]
 
 
 @example(".png", ".bmp")
-def _colours(path: Path) -> Image:
-    """Bytes: black is 0 and white is 1."""
+def _colours(path: Path) -> list[Image]:
+    """White may be 1, or 255 as in the file."""
     from PIL import Image as PilImage
 
     pixels = (np.arange(5 * 4 * 3).reshape(5, 4, 3) * 4).astype(np.uint8)
     PilImage.fromarray(pixels).save(path)
-    return Image(torch.from_numpy(pixels / 255).permute(2, 0, 1))
+    stored = torch.from_numpy(pixels).permute(2, 0, 1)
+    return [Image(stored / 255), Image(stored)]
 
 
 @example(".jpg", ".jpeg")
-def _one_grey(path: Path) -> Image:
+def _one_grey(path: Path) -> list[Image]:
     """One value: what JPEG loses is nothing here."""
     from PIL import Image as PilImage
 
     PilImage.fromarray(np.full((5, 4), 51, np.uint8)).save(path)
-    return Image(torch.full((1, 5, 4), 0.2))
+    return [Image(torch.full((1, 5, 4), value)) for value in (0.2, 51.0)]

@@ -44,9 +44,9 @@ class Classifier(nn.Module):
     """A small network of the ordinary kind: two convolutions, batch norm, ReLU, global average pooling, linear layer.
 
     Known answer: the logits are `fc` of the mean of the features `deep` over space, so for class n the map
-    M_n = Σ_k W_nk A_k has the mean `logit_n − b_n`, and is what CAM, Grad-CAM before its ReLU and HiResCAM all give.
-    Proof: ∂logit_n / ∂A_k(v) = W_nk / V at each of the V voxels; Grad-CAM's weight is its mean, W_nk / V; so each of
-    them is M_n up to the factor V. `class_map` returns M_n.
+    M_n = Σ_k W_nk A_k has the mean `logit_n − b_n`, and it is what CAM gives. Grad-CAM and HiResCAM, before their
+    ReLU, give M_n / V on the V voxels of the features: ∂logit_n / ∂A_k(v) = W_nk / V at each voxel v, so its mean over
+    space, Grad-CAM's weight, is W_nk / V too. `class_map` returns M_n.
 
     Args:
         ndim: 2 or 3 spatial axes.

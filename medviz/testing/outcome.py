@@ -26,7 +26,7 @@ class NotApplicable(unittest.SkipTest):
 class Row:
     """What one check says of one plugin.
 
-    Args:
+    Attributes:
         check: the check's name, as in `expected_failures`.
         status: "passed"; "failed"; "xfailed": it failed as was expected; "skipped": it does not apply.
         message: why; empty where it passed.

@@ -95,7 +95,7 @@ def _row(one: Check, instance: Plugin, reason: str | None) -> Row:
         one(instance)
     except NotApplicable as skipped:
         return Row(one.__name__, "skipped", str(skipped))
-    except Exception as err:
+    except (Exception, SystemExit) as err:
         message = str(err) if isinstance(err, ConformanceError) else f"the check ended with {describe_error(err)}"
         if reason is not None:
             return Row(one.__name__, "xfailed", f"{reason} ({message})")

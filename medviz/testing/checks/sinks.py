@@ -189,7 +189,7 @@ def _interrupted(sink: Sink, rendering: Rendering) -> str:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("the disk is gone")
 
-    names = ("os.replace", "os.rename", "os.link", "pathlib.Path.replace", "pathlib.Path.rename")
+    names = ("os.replace", "os.rename", "os.link", "pathlib.Path.replace", "pathlib.Path.rename", "shutil.move")
     with contextlib.ExitStack() as stack:
         for name in names:
             stack.enter_context(mock.patch(name, refuse))
