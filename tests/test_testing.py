@@ -74,6 +74,7 @@ def test_whatever_a_plugin_raises_is_a_row() -> None:
         ({"check_hide": "why"}, ValueError, "'check_hide', which is not a check; did you mean 'check_hides'"),
         ({FAILS: ""}, TypeError, "expected the reason"),
         ({FAILS: None}, TypeError, "expected the reason"),
+        ([FAILS], TypeError, "expected a dict from checks to reasons"),
     ],
 )
 def test_wrong_expected_failures(expected: Any, error: type[Exception], message: str) -> None:
@@ -89,6 +90,11 @@ def test_only_instances_are_checked(thing: Any) -> None:
         medviz.testing.check(thing)
     with pytest.raises(TypeError, match="checks instances of plugins"):
         medviz.testing.conformance([thing])
+
+
+def test_instances_are_a_list() -> None:
+    with pytest.raises(TypeError, match=r"`instances` is a list; write \[RightOccluder\(\)\]"):
+        medviz.testing.conformance(maps.RightOccluder())
 
 
 def test_no_instances_are_an_error() -> None:

@@ -74,6 +74,8 @@ def conformance(
             "medviz.testing.conformance makes tests of pytest: python -m pip install pytest. "
             "medviz.testing.check(instance) needs none."
         ) from err
+    if isinstance(instances, Plugin):
+        raise TypeError(f"`instances` is a list; write [{instances!r}].")
     pairs = [(one, instance) for instance in instances for one in checks_for(instance)]
     if not pairs:
         raise ValueError("`instances` is empty; give at least one instance of a plugin.")
@@ -106,6 +108,8 @@ def _row(one: Check, instance: Plugin, reason: str | None) -> Row:
 
 
 def _known(expected_failures: ExpectedFailures | None, checks: Iterable[Check]) -> ExpectedFailures:
+    if expected_failures is not None and not isinstance(expected_failures, Mapping):
+        raise TypeError(f"`expected_failures` is {expected_failures!r}; expected a dict from checks to reasons.")
     expected = dict(expected_failures or {})
     known = {one.__name__ for one in checks}
     for name, reason in expected.items():
