@@ -124,7 +124,7 @@ def _manager(plugin: Plugin, wrappers: tuple[Wrapper, ...]) -> pluggy.PluginMana
         check_class(cls, kind)
     manager = pluggy.PluginManager("medviz")
     for spec in KINDS.values():
-        if spec is not Wrapper:
+        if spec is not Wrapper and (wrappers or spec.kind == plugin.kind):  # a wrapper may go around hooks of all kinds
             manager.add_hookspecs(spec.Hooks)
     manager.register(plugin)
     for wrapper in reversed(wrappers):  # pluggy calls the one registered last first

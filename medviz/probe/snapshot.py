@@ -22,23 +22,29 @@ class Containers:
         self._empty: list[Any] = []
         self._filled: list[tuple[Any, Any]] = []
         self._seen: set[int] = set()
+        self._roles: dict[type, str] = {}
 
     def keep(self, values: Iterable[Any]) -> list[Tensor]:
         """Keep what the containers among `values` hold; return the tensors among them, for which it does nothing."""
         tensors = []
         for value in values:
             kind = type(value)
-            if kind in _PLAIN:
-                continue
-            if issubclass(kind, Tensor):
+            role = self._roles.get(kind) or self._role(kind)
+            if role == "tensor":
                 tensors.append(value)
-            elif issubclass(kind, _KINDS):
+            elif role == "container":
                 if not value:
                     self._empty.append(value)
                 elif id(value) not in self._seen:
                     self._seen.add(id(value))
                     self._keep_filled(value)
         return tensors
+
+    def _role(self, kind: type) -> str:
+        """Return what values of a type are here, worked out once for each: there are tens of thousands of values."""
+        role = "tensor" if issubclass(kind, Tensor) else "container" if issubclass(kind, _KINDS) else "plain"
+        self._roles[kind] = role
+        return role
 
     def _keep_filled(self, container: Any) -> None:
         items = container.values() if isinstance(container, dict) else container
