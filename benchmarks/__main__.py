@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @click.option("--only", multiple=True, type=click.Choice(list(subjects.TITLES)), help="Subjects; may be repeated.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
     default=ROOT / "docs" / "benchmarks",
     help="Where table, plots and measurements go.  [default: docs/benchmarks]",
 )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
-from benchmarks import resident
+from benchmarks import machine, resident
 from benchmarks.methods import single
 from benchmarks.networks import NETWORKS, inference, own
 from benchmarks.timing import interleaved, medians, ratio
@@ -77,6 +77,7 @@ def measure(question: Question) -> dict[str, Any]:
 
 def main() -> None:
     """Answer the question of the command line in JSON."""
+    machine.full_precision()
     sys.stdout.write(json.dumps(measure(Question(**json.loads(sys.argv[1])))) + "\n")
 
 

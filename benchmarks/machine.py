@@ -49,6 +49,11 @@ def environment(options: Options) -> dict[str, Any]:
     }
 
 
+def full_precision() -> None:
+    """Switch TF32 off, for all alike: results are held to 1e-5."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 def _processor() -> str:
     """Return the model of the processor; `platform` knows it on some systems only."""
     try:

@@ -29,4 +29,4 @@ class Options:
 
     def rounds(self, full: int) -> int:
         """Return how often each way is timed."""
-        return min(full, 3) if self.quick else full
+        return min(full, 2) if self.quick else full

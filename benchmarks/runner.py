@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import click
-import torch
 
 from benchmarks import machine, report, subjects
 from benchmarks.options import Options
@@ -52,7 +51,7 @@ def main(subject: str, path: Path, device: str, quick: bool) -> None:
     """Measure SUBJECT and write the results to PATH."""
     logging.basicConfig(level=logging.ERROR)
     warnings.filterwarnings("ignore", module="monai|captum|torchcam|pytorch_grad_cam|torch")  # peers' own
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # results are held to 1e-5
+    machine.full_precision()
     run(subject, path, Options(device, quick))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from benchmarks import alone
@@ -62,12 +62,12 @@ def _against(peer: str, times: Times, name: str, edge: int, layer: str | None, t
     return Row(_FASTER, case, value, note=note, met=ours < theirs)
 
 
-def _overlap(ours: list[float], theirs: list[float]) -> bool:
+def _overlap(ours: Sequence[float], theirs: Sequence[float]) -> bool:
     """Whether the middle halves of both overlap: single outliers of a busy machine say nothing."""
     return _quarter(ours, 0) <= _quarter(theirs, 2)
 
 
-def _quarter(values: list[float], which: int) -> float:
+def _quarter(values: Sequence[float], which: int) -> float:
     return statistics.quantiles(values, n=4)[which] if len(values) > 1 else values[0]
 
 

@@ -13,7 +13,7 @@ from benchmarks.rows import Case, Row
 from benchmarks.timing import Way, interleaved, medians, ratio
 from medviz.explainers.smoothgrad import SmoothGrad
 
-_SAMPLES = 25
+_SAMPLES, _FEW = 25, 5
 _CASES = [("3-D DenseNet121", 64, 48), ("2-D ResNet18", 128, 64)]
 
 
@@ -37,8 +37,8 @@ def _compare(name: str, edge: int, options: Options) -> Iterator[Row]:
 
     quiet = ways(0.0, 2)  # their noise differs; without any, both are the gradient's magnitude
     found = agree({"medviz": quiet["medviz"]().values, "MONAI": quiet["MONAI"]()}, 1e-4, scaled=True)
-    rounds = options.rounds(5)
-    times = interleaved(ways(0.15, _SAMPLES), rounds, options.device)
+    rounds, samples = options.rounds(5), _FEW if options.quick else _SAMPLES
+    times = interleaved(ways(0.15, samples), rounds, options.device)
     said = f"agree without noise to {found:.0e} (MONAI's magnitude is scaled); {rounds} rounds"
-    title = f"{name}, {network.size(edge)}, {_SAMPLES} samples"
+    title = f"{name}, {network.size(edge)}, {samples} samples"
     yield Row("smoothgrad", title, ratio(times, "MONAI", "medviz"), medians(times), said)
