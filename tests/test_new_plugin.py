@@ -147,6 +147,21 @@ def test_a_name_that_a_builtin_has_is_said(tmp_path: Path) -> None:
     assert "is a name of" not in run("planes", "--kind", "explainer", "--folder", str(tmp_path / "other"))
 
 
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the standard library reads TOML from Python 3.11 on")
+@pytest.mark.parametrize("file", sorted((ROOT / "plugins").glob("*/pyproject.toml")), ids=lambda file: file.parent.name)
+def test_every_plugin_of_the_packages_beside_has_its_page(file: Path) -> None:
+    project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+    assert project["name"] == file.parent.name
+    assert f"({file.parent.name}/README.md)" in (ROOT / "plugins" / "README.md").read_text(encoding="utf-8")
+    page = (file.parent / "README.md").read_text(encoding="utf-8")
+    names = [name for points in project["entry-points"].values() for name in points]
+    assert names
+    assert [name for name in names if f"`{name}`" not in page and f'"{name}"' not in page] == []
+
+
 def test_the_command_imports_no_network_library(tmp_path: Path) -> None:
     code = (
         "import sys; from medviz.cli import main; main(['new-plugin', 'a'], standalone_mode=False);"

@@ -71,12 +71,10 @@ class Mlflow(Sink):
     @hookimpl
     def write(self, rendering: Rendering, attribution: Attribution | None, tag: str | None, step: int) -> str:
         """Log one result; return where it lies, `runs:/<run>/<folder>`."""
-        from mlflow import MlflowClient
-
         if attribution is None and self.maps != "none":
             raise ValueError("the rendering holds no map; give the attribution too, or set maps=none.")
         folder = f"{self.folder}/{_place(rendering, attribution, tag, step)}"
-        client = MlflowClient(self.tracking_uri)
+        client = _client(self.tracking_uri)
         run = self._existing(client)
         if run is not None and not self.overwrite and client.list_artifacts(run, folder):
             raise FileExistsError(f"run {run!r} holds {folder!r} already; use another tag or set overwrite=true.")
@@ -121,10 +119,23 @@ class Mlflow(Sink):
         return str(run.info.run_id)
 
 
+def _client(uri: str | None) -> MlflowClient:
+    """Return a client of the tracking store at `uri`; MLflow's own error hides which part of it is missing."""
+    import mlflow
+
+    try:
+        return mlflow.MlflowClient(uri)
+    except (ImportError, mlflow.exceptions.MlflowException) as err:
+        raise ValueError(
+            f"MLflow cannot open its tracking store {uri or mlflow.get_tracking_uri()!r}: {err} (A store in a database "
+            "needs the full MLflow: python -m pip install mlflow.)"
+        ) from err
+
+
 def _place(rendering: Rendering, attribution: Attribution | None, tag: str | None, step: int) -> str:
     """Return the folder of one result; what comes from names is made safe for a file name."""
     place = Place.of(attribution, tag, step)
-    parts = tag.split("/") if tag else [place.explainer, place.target] if attribution else [rendering.title]
+    parts = place.tag.split("/") if place.tag else [place.explainer, place.target] if attribution else [rendering.title]
     safe = [str(Place(tag=part).expand("{tag}")) for part in parts if part] or ["picture"]
     return "/".join([*safe, f"image-{place.index}", f"step-{step}"])
 

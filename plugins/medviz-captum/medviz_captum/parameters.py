@@ -24,6 +24,13 @@ def _as_baseline(baseline: Any) -> Baseline:
     return float(baseline)
 
 
+def _as_layer(layer: Any) -> str | None:
+    """Return a module's name; those of an nn.Sequential are numbers, which plugin strings read as numbers."""
+    if isinstance(layer, bool) or not isinstance(layer, str | int | None):
+        raise TypeError(f"`layer` is the name of one module, or None; got {layer!r}.")
+    return None if layer is None else str(layer)
+
+
 def _baseline(value: Baseline, image: Tensor, _: Probe) -> dict[str, Any]:
     """Return an image `(1, C, *S)` of one value for each channel."""
     axes = tuple(range(2, image.ndim))
@@ -84,7 +91,7 @@ class Parameter:
 PARAMETERS: dict[str, Parameter] = {
     "layer": Parameter(
         "dotted name of a module whose output is `(B, K, *s)`; None: chosen automatically.",
-        lambda: attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.instance_of(str))),
+        lambda: attrs.field(default=None, converter=_as_layer),
         _nothing,
     ),
     "baseline": Parameter(

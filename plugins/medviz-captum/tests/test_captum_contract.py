@@ -122,7 +122,7 @@ def test_the_seed_of_a_random_method_is_recorded() -> None:
         ("integratedgradients:steps=0", "`steps` is an int ≥ 1"),
         ("occlusion:window=4,stride=5", "`stride` 5 is longer than `window` 4"),
         ("gradientshap:seed=-1", "`seed` is an int ≥ 0"),
-        ("layergradcam:layer=3", "layer"),
+        ("layergradcam:layer=[a,b]", r"`layer` is the name of one module, or None; got \['a', 'b'\]"),
     ],
 )
 def test_bad_parameters(text: str, message: str) -> None:
@@ -133,4 +133,4 @@ def test_bad_parameters(text: str, message: str) -> None:
 def test_a_layer_without_a_grid() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2))
     with pytest.raises(ValueError, match=r"captum needs one whose output is \(B, K, \*s\)"):
-        medviz.explain(model, torch.rand(1, 1, 8, 8), "captum.layergradientxactivation:layer='1'", 0)
+        medviz.explain(model, torch.rand(1, 1, 8, 8), "captum.layergradientxactivation:layer=1", 0)

@@ -229,6 +229,11 @@ def test_bad_parameters(parameters: dict[str, Any], message: str) -> None:
         medviz.get_sink("mlflow", **parameters)
 
 
+def test_a_store_that_cannot_be_opened() -> None:
+    with pytest.raises(ValueError, match=r"cannot open its tracking store 'nowhere://x': .*needs the full MLflow"):
+        medviz.get_sink("mlflow", tracking_uri="nowhere://x")(attribution())
+
+
 def test_an_unknown_run() -> None:
     with pytest.raises(mlflow.exceptions.MlflowException, match="nowhere"):
         medviz.get_sink("mlflow", run="nowhere")(attribution())
