@@ -209,13 +209,37 @@ def test_the_readme_has_one_line_for_each_job_and_ci_runs_them() -> None:
         assert (ROOT / requirements).is_file()
 
 
-@pytest.mark.parametrize(
-    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "plugins" / "README.md"], ids=lambda p: p.name
-)
-def test_links_to_files_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "plugins").rglob("README.md"))]
+NAME_OF_A_TEST = re.compile(r"`(tests/\w+\.py)(?:::(\w+))?`")
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link may name on a page: its headings, as mkdocs writes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)", page.read_text(encoding="utf-8")):
         if "://" not in link:
-            assert (page.parent / link).exists(), link
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or "." in anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_tests_that_a_page_names_exist(page: Path) -> None:
+    for file, name in NAME_OF_A_TEST.findall(page.read_text(encoding="utf-8")):
+        assert f"\ndef {name}" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in navigation, page.name
 
 
 def test_every_plugin_package_is_listed_for_development() -> None:
