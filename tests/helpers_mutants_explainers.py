@@ -1,4 +1,4 @@
-"""One right explainer, and for each check one that is wrong in just that; and the same for wrappers and occluders."""
+"""One right explainer, and for each check one that is wrong in just that."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from medviz import Attribution, Explainer, Occluder, Wrapper, hookimpl
+from medviz import Explainer, hookimpl
 
 
 @attrs.frozen(eq=False)
@@ -299,125 +299,6 @@ class List(Right):
         return [super().__call__(*args, **options)]
 
 
-@attrs.frozen(eq=False)
-class RightOccluder(Occluder):
-    """Zeros."""
-
-    @hookimpl
-    def occlude(self, patches: Tensor) -> Tensor:
-        return torch.zeros_like(patches)
-
-
-class AlwaysSingle(RightOccluder):
-    """check_shape."""
-
-    @hookimpl
-    def occlude(self, patches: Tensor) -> Tensor:
-        return torch.zeros(patches.shape)
-
-
-class Standardised(RightOccluder):
-    """check_finite."""
-
-    @hookimpl
-    def occlude(self, patches: Tensor) -> Tensor:
-        return (patches - patches.mean()) / patches.std()
-
-
-class InPlace(RightOccluder):
-    """check_only_the_patch."""
-
-    @hookimpl
-    def occlude(self, patches: Tensor) -> Tensor:
-        return patches.zero_()
-
-
-class Glass(RightOccluder):
-    """check_hides."""
-
-    @hookimpl
-    def occlude(self, patches: Tensor) -> Tensor:
-        return patches.clone()
-
-
-class MeanOfAll(RightOccluder):
-    """check_batch."""
-
-    @hookimpl
-    def occlude(self, patches: Tensor) -> Tensor:
-        return patches.mean().expand_as(patches).clone()
-
-
-class Dice(RightOccluder):
-    """check_repeatable."""
-
-    @hookimpl
-    def occlude(self, patches: Tensor) -> Tensor:
-        return torch.rand_like(patches)
-
-
-class SeedlessOccluder(RightOccluder):
-    """check_stochastic."""
-
-    stochastic = True
-
-
-class NegativeWeight(RightOccluder):
-    """check_weight."""
-
-    @hookimpl
-    def blend_weight(self, mask_size: tuple[int, ...]) -> Tensor:
-        return torch.ones(mask_size) * 0.5 - 1
-
-
-@attrs.frozen(eq=False)
-class RightWrapper(Wrapper):
-    """Goes around everything and changes nothing."""
-
-    @hookimpl(wrapper=True)
-    def explain(self) -> Any:
-        return (yield)
-
-    @hookimpl(wrapper=True)
-    def occlude(self) -> Any:
-        return (yield)
-
-    @hookimpl(wrapper=True)
-    def blend_weight(self) -> Any:
-        return (yield)
-
-    @hookimpl(wrapper=True)
-    def render(self, attribution: Attribution) -> Any:
-        return (yield)
-
-    @hookimpl(wrapper=True)
-    def write(self) -> Any:
-        return (yield)
-
-    @hookimpl(wrapper=True)
-    def read(self) -> Any:
-        return (yield)
-
-
-class Loses(RightWrapper):
-    """check_result: forgets to return."""
-
-    @hookimpl(wrapper=True)
-    def render(self) -> Any:
-        yield
-
-
-class Hushes(RightWrapper):
-    """check_errors_pass."""
-
-    @hookimpl(wrapper=True)
-    def write(self) -> Any:
-        try:
-            return (yield)
-        except RuntimeError:
-            return "somewhere"
-
-
 EXPLAINERS: dict[str, list[Explainer]] = {
     "check_contract": [Misspelt()],
     "check_identity": [Equal()],
@@ -444,14 +325,3 @@ EXPLAINERS: dict[str, list[Explainer]] = {
     "check_channels": [OtherChannel()],
     "check_randomised_model": [Edges(), Empty()],
 }
-OCCLUDERS: dict[str, list[Occluder]] = {
-    "check_shape": [AlwaysSingle()],
-    "check_finite": [Standardised()],
-    "check_only_the_patch": [InPlace()],
-    "check_hides": [Glass()],
-    "check_batch": [MeanOfAll()],
-    "check_repeatable": [Dice()],
-    "check_stochastic": [SeedlessOccluder()],
-    "check_weight": [NegativeWeight()],
-}
-WRAPPERS: dict[str, list[Wrapper]] = {"check_result": [Loses()], "check_errors_pass": [Hushes()]}

@@ -1,4 +1,4 @@
-"""One right renderer, sink and reader, and for each check one that is wrong in just that."""
+"""One right renderer and sink, and for each check one that is wrong in just that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import medviz
-from medviz import FileSink, Reader, Renderer, Rendering, Sink, hookimpl
+from medviz import FileSink, Renderer, Rendering, Sink, hookimpl
 
 
 @attrs.frozen(eq=False)
@@ -214,70 +214,6 @@ class ZerosAfterwards(RightSink):
         return text
 
 
-@attrs.frozen(eq=False)
-class RightReader(Reader):
-    """Arrays."""
-
-    suffixes: ClassVar[tuple[str, ...]] = (".npy",)
-
-    @hookimpl
-    def read(self, path: Path) -> medviz.Image:
-        with path.open("rb") as file:
-            return medviz.Image(self.turned(np.load(file, allow_pickle=False)), path=path)
-
-    def turned(self, array: np.ndarray) -> np.ndarray:
-        return array
-
-
-class UpperCase(RightReader):
-    """check_suffixes."""
-
-    suffixes = (".NPY",)
-
-
-class Transposed(RightReader):
-    """check_geometry: other values."""
-
-    def turned(self, array: np.ndarray) -> np.ndarray:
-        return array.swapaxes(1, 2)
-
-
-class IdentityAffine(RightReader):
-    """check_geometry: an affine that the file does not hold."""
-
-    @hookimpl
-    def read(self, path: Path) -> medviz.Image:
-        return medviz.Image(super().read(path).data, np.eye(4), path)
-
-
-class NoAffine(medviz.get_reader("medviz-xai/nifti").__class__):  # type: ignore[misc]
-    """check_geometry: a scan without its place."""
-
-    @hookimpl
-    def read(self, path: Path) -> medviz.Image:
-        return medviz.Image(super().read(path).data, None, path)
-
-
-class Repairs(RightReader):
-    """check_damaged_file."""
-
-    @hookimpl
-    def read(self, path: Path) -> medviz.Image:
-        try:
-            return super().read(path)
-        except (ValueError, EOFError):
-            return medviz.Image(torch.zeros(1, 2, 2), path=path)
-
-
-class MakesUp(RightReader):
-    """check_missing_file."""
-
-    def __call__(self, path: Any, **options: Any) -> medviz.Image:
-        if not Path(path).exists():
-            return medviz.Image(torch.zeros(1, 2, 2))
-        return super().__call__(path, **options)
-
-
 RENDERERS: dict[str, list[Renderer]] = {
     "check_frames": [Untitled()],
     "check_aspect": [SquareVoxels()],
@@ -296,10 +232,4 @@ SINKS: dict[str, list[Sink]] = {
     "check_atomic": [Straight("x.json"), LeavesParts("x.json")],
     "check_several_images": [Careless("x.json")],
     "check_input_untouched": [ZerosAfterwards("x.json")],
-}
-READERS: dict[str, list[Reader]] = {
-    "check_suffixes": [UpperCase()],
-    "check_geometry": [Transposed(), IdentityAffine(), NoAffine()],
-    "check_damaged_file": [Repairs()],
-    "check_missing_file": [MakesUp()],
 }

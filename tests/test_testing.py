@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import helpers_mutants_explainers as maps
 import helpers_mutants_files as files
+import helpers_mutants_others as others
 import numpy as np
 import pytest
 import torch
@@ -29,16 +30,16 @@ def statuses(rows: list[medviz.testing.Row]) -> dict[str, str]:
 
 
 def test_rows_of_a_right_plugin() -> None:
-    rows = medviz.testing.check(maps.RightOccluder())
-    assert [row.check for row in rows] == [one.__name__ for one in medviz.testing.checks_for(maps.RightOccluder())]
+    rows = medviz.testing.check(others.RightOccluder())
+    assert [row.check for row in rows] == [one.__name__ for one in medviz.testing.checks_for(others.RightOccluder())]
     assert {row.status for row in rows} == {"passed", "skipped"}
     assert [row.message for row in rows if row.status == "passed"] == [""] * (len(rows) - 1)
     assert [row.message for row in rows if row.status == "skipped"] == ["it declares no random numbers."]
 
 
 def test_rows_of_a_wrong_plugin_and_of_one_whose_failure_is_known() -> None:
-    failed = medviz.testing.check(maps.Glass())
-    known = medviz.testing.check(maps.Glass(), {FAILS: "it is made of glass"})
+    failed = medviz.testing.check(others.Glass())
+    known = medviz.testing.check(others.Glass(), {FAILS: "it is made of glass"})
     assert [row.check for row in failed if row.status == "failed"] == [FAILS]
     assert statuses(known) == {**statuses(failed), FAILS: "xfailed"}
     (row,) = (row for row in known if row.check == FAILS)
@@ -46,7 +47,7 @@ def test_rows_of_a_wrong_plugin_and_of_one_whose_failure_is_known() -> None:
 
 
 def test_a_failure_that_no_longer_happens_is_a_failure() -> None:
-    (row,) = (r for r in medviz.testing.check(maps.RightOccluder(), {FAILS: "once upon a time"}) if r.check == FAILS)
+    (row,) = (r for r in medviz.testing.check(others.RightOccluder(), {FAILS: "once upon a time"}) if r.check == FAILS)
     assert (row.status, row.message) == (
         "failed",
         "it passes, but was expected to fail: once upon a time. Remove it from the list.",
@@ -54,7 +55,7 @@ def test_a_failure_that_no_longer_happens_is_a_failure() -> None:
 
 
 def test_whatever_a_plugin_raises_is_a_row() -> None:
-    class Explodes(maps.RightOccluder):
+    class Explodes(others.RightOccluder):
         def weight(self, mask_size: Any, **options: Any) -> Any:
             raise ZeroDivisionError("of all things")
 
@@ -79,12 +80,12 @@ def test_whatever_a_plugin_raises_is_a_row() -> None:
 )
 def test_wrong_expected_failures(expected: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        medviz.testing.check(maps.RightOccluder(), expected)
+        medviz.testing.check(others.RightOccluder(), expected)
     with pytest.raises(error, match=message):
-        medviz.testing.conformance([maps.RightOccluder()], expected)
+        medviz.testing.conformance([others.RightOccluder()], expected)
 
 
-@pytest.mark.parametrize("thing", [maps.RightOccluder, "gaussian", None])
+@pytest.mark.parametrize("thing", [others.RightOccluder, "gaussian", None])
 def test_only_instances_are_checked(thing: Any) -> None:
     with pytest.raises(TypeError, match="checks instances of plugins"):
         medviz.testing.check(thing)
@@ -94,7 +95,7 @@ def test_only_instances_are_checked(thing: Any) -> None:
 
 def test_instances_are_a_list() -> None:
     with pytest.raises(TypeError, match=r"`instances` is a list; write \[RightOccluder\(\)\]"):
-        medviz.testing.conformance(maps.RightOccluder())
+        medviz.testing.conformance(others.RightOccluder())
 
 
 def test_no_instances_are_an_error() -> None:
@@ -103,14 +104,14 @@ def test_no_instances_are_an_error() -> None:
 
 
 USER = """
-import helpers_mutants_explainers as maps
+import helpers_mutants_others as others
 import medviz.testing
 
-@medviz.testing.conformance([maps.Glass(), maps.NegativeWeight()], {"check_hides": "half of them do"})
+@medviz.testing.conformance([others.Glass(), others.NegativeWeight()], {"check_hides": "half of them do"})
 def test_conformance(check, instance):
     check(instance)
 
-@medviz.testing.conformance([maps.Glass()], {"check_hides": "made of glass"})
+@medviz.testing.conformance([others.Glass()], {"check_hides": "made of glass"})
 def test_known(check, instance):
     check(instance)
 """
@@ -123,7 +124,7 @@ def test_pytest_gets_one_test_for_each_check(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(Path(__file__).parent), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     lines = done.stdout.splitlines()
-    number = len(medviz.testing.checks_for(maps.Glass()))
+    number = len(medviz.testing.checks_for(others.Glass()))
     assert lines[-1].startswith(f"2 failed, {3 * number - 7} passed, 3 skipped, 2 xfailed in "), done.stdout[-3000:]
     assert any("FAILED test_user.py::test_conformance[negativeweight-check_weight]" in line for line in lines)
     strict = next(line for line in lines if "[negativeweight-check_hides]" in line and "FAILED" in line)
@@ -236,7 +237,7 @@ def test_a_volume_method_is_checked_on_volumes() -> None:
 
 def test_a_call_of_the_kit_leaves_the_global_generators_alone() -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
-    for instance in (maps.Global(), maps.RightOccluder(), files.RightRenderer()):
+    for instance in (maps.Global(), others.RightOccluder(), files.RightRenderer()):
         medviz.testing.check(instance)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == np.random.get_state()[1].tolist()  # type: ignore[index]

@@ -6,6 +6,7 @@ from typing import Any
 
 import helpers_mutants_explainers as maps
 import helpers_mutants_files as files
+import helpers_mutants_others as others
 import pytest
 import torch
 
@@ -17,19 +18,19 @@ torch.set_num_threads(1)
 
 MUTANTS: dict[str, dict[str, list[Any]]] = {
     "explainers": maps.EXPLAINERS,
-    "occluders": maps.OCCLUDERS,
+    "occluders": others.OCCLUDERS,
     "renderers": files.RENDERERS,
     "sinks": files.SINKS,
-    "readers": files.READERS,
-    "wrappers": maps.WRAPPERS,
+    "readers": others.READERS,
+    "wrappers": others.WRAPPERS,
 }
 RIGHT = [
     maps.Right(),
-    maps.RightOccluder(),
-    maps.RightWrapper(),
+    others.RightOccluder(),
+    others.RightWrapper(),
     files.RightRenderer(),
     files.RightSink("x.json"),
-    files.RightReader(),
+    others.RightReader(),
 ]
 SHARED = {one.__name__ for one in CHECKS["wrappers"] if one.__module__ == common.__name__}
 PAIRS = [(name, mutant) for mutants in MUTANTS.values() for name, each in mutants.items() for mutant in each]
