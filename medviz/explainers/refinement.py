@@ -83,8 +83,6 @@ class Refinement:
         self._level = torch.full(values.shape, self.levels, dtype=torch.int8)
         for level in reversed(range(self.levels)):
             places = self._places[level]
-            if not (self.wanted & places & ~self._places[level + 1]).any():
-                continue
             done = ~self.answers.grid.held(places & ~self.wanted)
             if done.any():
                 values = torch.where(done, self._blend(falls, places & self.wanted), values)
@@ -100,12 +98,12 @@ class Refinement:
 
         Call `map` before.
         """
-        voxels = voxels & (self._level > 0)
+        known = int(self.wanted.sum())
         for level in range(self.levels):
             over = self.answers.grid.holding(voxels & (self._level == level + 1))
             self.wanted = self.wanted | (over & self._places[level])
         self.answers.ask(self.wanted)
-        return bool(voxels.any())
+        return int(self.wanted.sum()) > known
 
 
 def refined(maps: Sequence[Refinement], inside: Tensor, above: float) -> Tensor:
