@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Starts = list[list[int]]
+Margin = Sequence[tuple[int, int]]
 
 
 @attrs.frozen(eq=False)
@@ -18,7 +20,7 @@ class Box:
     """M copies of a clean map, each changed inside of one box; all boxes have one size.
 
     Args:
-        clean: the map, `(1, C, *S)`.
+        clean: the map, `(1, C, *S)`; on the meta device where nobody will look at it.
         block: what stands in the boxes, `(M, C, *L)`.
         starts: the first voxel of each box along each axis, M × nd.
     """
@@ -32,40 +34,66 @@ class Box:
         """The size of the boxes, `*L`."""
         return tuple(self.block.shape[2:])
 
-    def with_block(self, clean: Tensor, block: Tensor) -> Box:
-        """Return a box at the same place in another map."""
-        return Box(clean, block, self.starts)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of the whole map, `*S`."""
+        return tuple(self.clean.shape[2:])
 
     def whole(self) -> Tensor:
         """Return the M whole maps, `(M, C, *S)`."""
-        maps = self.clean.expand(len(self.block), *self.clean.shape[1:]).clone()
-        for one, block, start in zip(maps, self.block, self.starts, strict=True):
-            one[_at(start, self.size)] = block
+        maps = self.clean.repeat(len(self.block), *[1] * (self.clean.ndim - 1))
+        self._put(maps, [[0] * len(self.shape)] * len(self.starts))
         return maps
 
-    def gather(self, starts: Starts, size: Sequence[int], margin: Sequence[int], outside: float) -> Tensor:
-        """Return other, larger boxes of the changed maps, `(M, C, *size)`.
+    def gather(self, starts: Starts, size: Sequence[int], margin: Margin | None = None, outside: float = 0.0) -> Tensor:
+        """Return other boxes of the changed maps, `(M, C, *size)`.
 
         Args:
-            starts: their first voxels, which may lie up to `margin` before the map.
+            starts: their first voxels, which may lie before the map, as far as `margin` says.
             size: theirs.
-            margin: how far along each axis they may reach out of the map, on both sides.
+            margin: how far along each axis they may reach out of the map, before and after it.
             outside: the value there.
         """
-        padded = self.clean
-        if any(margin):
-            padded = F.pad(padded, [m for m in reversed(margin) for _ in (0, 1)], value=outside)
-        out = self.block.new_empty((len(starts), self.clean.shape[1], *size))
-        for one, start, block, inner in zip(out, starts, self.block, self.starts, strict=True):
-            one.copy_(padded[0][_at([s + m for s, m in zip(start, margin, strict=True)], size)])
-            offset = [i - s for i, s in zip(inner, start, strict=True)]
-            source, target = _overlap(offset, self.size, size)
-            one[target] = block[source]
+        clean = self.clean
+        if margin and any(map(any, margin)):
+            clean = F.pad(clean, [m for both in reversed(margin) for m in both], value=outside)
+            shifted = [[s + low for s, (low, _) in zip(start, margin, strict=True)] for start in starts]
+            out = cut(clean, shifted, size)
+        else:
+            out = cut(clean, starts, size)
+        self._put(out, starts)
         return out
 
-    def clean_block(self) -> Tensor:
-        """Return what stands at the place of the boxes in the clean map, `(M, C, *L)`."""
-        return torch.stack([self.clean[0][_at(start, self.size)] for start in self.starts])
+    def change(self) -> Tensor:
+        """Return what the boxes have added to the clean map, `(M, C, *L)`."""
+        return self.block - cut(self.clean, self.starts, self.size)
+
+    def _put(self, out: Tensor, starts: Starts) -> None:
+        """Write the blocks into larger boxes with their first voxels at `starts`, or smaller ones."""
+        for offset, rows in _together(self.starts, starts):
+            source, target = _overlap(offset, self.size, out.shape[2:])
+            there, here = (rows, slice(None), *target), (rows, slice(None), *source)
+            out[there] = self.block[here]
+
+
+def cut(clean: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
+    """Return boxes of one map `(1, C, *S)`: `(M, C, *size)`."""
+    if clean.is_cuda:  # one kernel, and not one for each box
+        return _cut_by_index(clean, starts, size)
+    return torch.stack([clean[0][_at(start, size)] for start in starts])
+
+
+def parts(maps: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
+    """Return one box of each of M maps: `(M, C, *size)`."""
+    return torch.stack([one[_at(start, size)] for one, start in zip(maps, starts, strict=True)])
+
+
+def _cut_by_index(clean: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
+    views = clean[0]
+    for axis, n in enumerate(size):
+        views = views.unfold(1 + axis, n, 1)
+    which = (slice(None), *torch.tensor(starts, device=clean.device).T)
+    return views[which].movedim(1, 0).contiguous()
 
 
 def union(boxes: Sequence[Box], shape: Sequence[int]) -> tuple[Starts, tuple[int, ...]]:
@@ -77,6 +105,13 @@ def union(boxes: Sequence[Box], shape: Sequence[int]) -> tuple[Starts, tuple[int
     return [[min(s[a], shape[a] - size[a]) for a in axes] for s in low], size
 
 
+def cropped(starts: Starts, size: Sequence[int], shape: Sequence[int], growth: float) -> tuple[Starts, tuple[int, ...]]:
+    """Return the middle of boxes that fill more than `growth` of a map of `shape` along an axis."""
+    most = [max(1, math.floor(growth * whole)) for whole in shape]
+    kept = tuple(min(n, m) for n, m in zip(size, most, strict=True))
+    return [[s + (n - k) // 2 for s, n, k in zip(start, size, kept, strict=True)] for start in starts], kept
+
+
 def fraction(size: Sequence[int], shape: Sequence[int]) -> float:
     """Return how much of a map a box fills."""
     return math.prod(size) / math.prod(shape)
@@ -86,11 +121,20 @@ def _at(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return (slice(None), *(slice(s, s + n) for s, n in zip(start, size, strict=True)))
 
 
+def _together(inner: Starts, outer: Starts) -> Iterator[tuple[list[int], Any]]:
+    """Yield each offset between boxes, and the rows that have it: all but those at the border have the same."""
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for row, (i, o) in enumerate(zip(inner, outer, strict=True)):
+        rows.setdefault(tuple(a - b for a, b in zip(i, o, strict=True)), []).append(row)
+    for offset, which in rows.items():
+        yield list(offset), slice(None) if len(which) == len(inner) else which[0] if len(which) == 1 else which
+
+
 def _overlap(
     offset: Sequence[int], inner: Sequence[int], outer: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Return where an inner box at `offset` meets the outer one: in its own voxels, and in the outer's."""
-    source, target = [slice(None)], [slice(None)]
+    source, target = [], []
     for o, i, n in zip(offset, inner, outer, strict=True):
         low, high = max(o, 0), max(0, min(o + i, n))
         source.append(slice(low - o, max(low, high) - o))

@@ -1,14 +1,26 @@
-"""A network as a list of operations without in-place surprises, and the clean value of each."""
+"""A network as a list of operations without in-place surprises, batch-norm folded into what comes before it."""
 
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _IN_PLACE = {operator.iadd, operator.imul, operator.isub, operator.itruediv}
+_RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
+# what returns a new tensor, whatever it is given
+_NEW_MODULES = (
+    *(nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU),
+    *(nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+)
+_NEW_FUNCTIONS: frozenset[Any] = frozenset(
+    {*(operator.add, operator.sub, operator.mul, operator.truediv, *_IN_PLACE), torch.add, torch.cat, *_RELU}
+)
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -24,7 +36,30 @@ def trace(model: nn.Module) -> fx.GraphModule:
             changed, position = node.all_input_nodes[0], order[node]
             # who reads the changed value later means the result; who reads it earlier, what was there before
             changed.replace_all_uses_with(node, delete_user_cb=lambda user, p=position: order[user] > p)
+    _fold(traced)
     return traced
+
+
+def _fold(traced: fx.GraphModule) -> None:
+    """Put each batch-norm into a copy of the convolution before it, where nobody else reads that one's output."""
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    for node in list(traced.graph.nodes):
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or node.kwargs or len(node.args) != 1:
+            continue
+        norm: Any = traced.get_submodule(str(node.target))
+        conv: Any = traced.get_submodule(str(before.target))
+        if calls[before.target] > 1 or len(before.users) > 1 or not _folds(conv, norm):
+            continue
+        before.target = f"{str(before.target).replace('.', '_')}_folded"
+        traced.add_submodule(before.target, fuse_conv_bn_eval(conv, norm))
+        node.replace_all_uses_with(before)
+        traced.graph.erase_node(node)
+
+
+def _folds(conv: nn.Module, norm: nn.Module) -> bool:
+    known = type(conv) in (nn.Conv2d, nn.Conv3d) and type(norm) in (nn.BatchNorm2d, nn.BatchNorm3d)
+    return known and norm.running_mean is not None and not (conv.training or norm.training)
 
 
 def in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
@@ -39,18 +74,30 @@ def in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
     return node.target in _IN_PLACE or named or bool(node.kwargs.get("inplace", False))
 
 
-def evaluate(node: fx.Node, traced: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run one operation; one that works in place gets a copy of its first input."""
-    if in_place(node, traced) and args and isinstance(args[0], Tensor):
-        args = (args[0].clone(), *args[1:])
+def is_new(node: fx.Node, traced: fx.GraphModule) -> bool:
+    """Return whether the value of an operation is a tensor that shares memory with no other one's."""
     if node.op == "call_module":
-        return traced.get_submodule(str(node.target))(*args, **kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    if node.op == "call_function":
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
-    raise ValueError(f"an operation of kind {node.op!r} cannot be evaluated.")
+        return type(traced.get_submodule(str(node.target))) in _NEW_MODULES
+    return node.op in ("call_function", "call_method") and node.target in _NEW_FUNCTIONS
+
+
+def is_relu(node: fx.Node, traced: fx.GraphModule) -> bool:
+    """Return whether an operation is a ReLU, which can always work in place."""
+    if node.op == "call_module":
+        return type(traced.get_submodule(str(node.target))) is nn.ReLU
+    return node.op in ("call_function", "call_method") and node.target in _RELU
+
+
+def last_uses(traced: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+    """Return, for each node, whose values nobody needs after it."""
+    last: dict[fx.Node, fx.Node] = {}
+    for node in traced.graph.nodes:
+        for used in node.all_input_nodes:
+            last[used] = node
+    done: dict[fx.Node, list[fx.Node]] = {}
+    for used, node in last.items():
+        done.setdefault(node, []).append(used)
+    return done
 
 
 def constant(node: fx.Node, traced: fx.GraphModule) -> Any:
@@ -58,4 +105,4 @@ def constant(node: fx.Node, traced: fx.GraphModule) -> Any:
     value: Any = traced
     for part in str(node.target).split("."):
         value = getattr(value, part)
-    return value.detach() if isinstance(value, torch.Tensor) else value
+    return value.detach() if isinstance(value, Tensor) else value

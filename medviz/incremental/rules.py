@@ -9,141 +9,178 @@ from typing import Any
 import attrs
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from medviz.incremental.boxes import Box, Starts, union
+from medviz.incremental import windows
+from medviz.incremental.boxes import Box, Starts, cropped, cut, fraction, union
 
-ELEMENTWISE_MODULES = (
+_ELEMENTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity),
-    *(nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.Dropout, nn.Dropout2d, nn.Dropout3d),
 )
-ELEMENTWISE_FUNCTIONS: frozenset[Any] = frozenset(
+_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+_ELEMENTWISE: frozenset[Any] = frozenset(
     {
         *(F.relu, torch.relu, torch.relu_, F.relu_, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu),
         *(F.mish, F.hardswish, F.hardtanh, F.hardsigmoid, F.softplus, F.sigmoid, torch.sigmoid, torch.tanh, F.tanh),
         *(F.dropout, F.dropout2d, F.dropout3d, torch.neg, torch.abs, torch.exp, torch.clamp, operator.neg),
+        *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "clamp", "contiguous", "clone"),
     }
 )
-ELEMENTWISE_METHODS = frozenset(
-    {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "clamp", "contiguous", "clone"}
-)
-ARITHMETIC: frozenset[Any] = frozenset(
+_ARITHMETIC: frozenset[Any] = frozenset(
     {
         *(operator.add, operator.iadd, torch.add, operator.sub, operator.isub, torch.sub),
         *(operator.mul, operator.imul, torch.mul, operator.truediv, operator.itruediv, torch.div),
     }
 )
-GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+_GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+_GLOBAL_POOL_FUNCTIONS = {F.adaptive_avg_pool2d, F.adaptive_avg_pool3d}
+_CONVOLUTIONS = {F.conv2d, F.conv3d, torch.conv2d, torch.conv3d}
+_ZERO_PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ConstantPad3d, getattr(nn, "ZeroPad3d", nn.ConstantPad3d))
+
+Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 
 @attrs.frozen
-class Window:
-    """An operation that makes each output of a window of its input.
+class Rules:
+    """Makes a box of boxes, one operation at a time.
 
     Args:
-        kernel, stride, padding, dilation: along each axis.
-        outside: the value of the padding.
-        run: the operation, without padding.
+        nd: spatial axes.
+        dense: how much of a map a box may fill, before whole maps are quicker.
+        growth: how much of a map a box may fill along each axis, before it stops growing and no longer holds all that
+            a patch has changed; 1: all of it.
     """
 
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    outside: float
-    run: Callable[[Tensor], Tensor]
+    nd: int
+    dense: float = 1.0
+    growth: float = 1.0
 
-    @classmethod
-    def of(cls, module: nn.Module, nd: int) -> Window | None:
-        """Return the window of a convolution or pooling; None where it has features that have no rule."""
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            return cls._of_convolution(module)
-        if isinstance(module, nn.MaxPool2d | nn.MaxPool3d | nn.AvgPool2d | nn.AvgPool3d):
-            return cls._of_pool(module, nd)
+    def __call__(
+        self,
+        node: fx.Node,
+        module: nn.Module | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        clean: Any,
+        run: Call,
+    ) -> Any:
+        """Return what an operation makes of its arguments, of which some are boxes; None where no rule knows it.
+
+        Args:
+            node: the operation.
+            module: the layer, if it is one.
+            args, kwargs: boxes, clean maps and constants.
+            clean: what it makes of the clean maps.
+            run: runs it.
+        """
+        boxes = [value for value in flat(args) if isinstance(value, Box)]
+        if not boxes or not isinstance(clean, Tensor):
+            return None
+        if self._is_global_mean(node, module, args, kwargs):
+            return global_mean(boxes[0], clean)
+        if clean.ndim != self.nd + 2:
+            return None
+        if args[0] is boxes[0] and is_elementwise(node, module) and not _has_tensor(args[1:], kwargs):
+            return Box(clean, run((boxes[0].block, *args[1:]), kwargs), boxes[0].starts)
+        if module is not None:
+            return self._through_layer(module, boxes[0], clean)
+        return self._through_function(node, args, kwargs, clean, run)
+
+    def _is_global_mean(
+        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        one = (1, (1,) * self.nd, [1] * self.nd)
+        if module is not None:
+            return type(module) in _GLOBAL_POOLS and getattr(module, "output_size", None) in one
+        if node.target in _GLOBAL_POOL_FUNCTIONS:
+            return (args[1] if len(args) > 1 else kwargs.get("output_size")) in one
+        if node.target in (torch.mean, "mean"):
+            axes = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            return isinstance(axes, tuple | list) and {a % (self.nd + 2) for a in axes} == set(range(2, self.nd + 2))
+        return False
+
+    def _through_layer(self, module: nn.Module, box: Box, clean: Tensor) -> Box | None:
+        if type(module) in _ZERO_PADS:
+            return _padded(box, getattr(module, "padding", ()), clean)
+        return self._through_window(windows.of_module(module, self.nd), box, clean)
+
+    def _through_function(
+        self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], clean: Tensor, run: Call
+    ) -> Box | None:
+        if node.target in _CONVOLUTIONS and isinstance(args[0], Box) and not _has_box(args[1:], kwargs):
+            return self._through_window(windows.convolution(*args[1:], **kwargs), args[0], clean)
+        if node.target is F.pad and isinstance(args[0], Box) and len(args) == 2 and not kwargs:
+            return _padded(args[0], args[1], clean)
+        if node.target in _ARITHMETIC and not kwargs:
+            return self._combine(args, lambda blocks: run(tuple(blocks), {}), clean)
+        if node.target is torch.cat and kwargs.get("dim", args[1] if len(args) > 1 else 0) in (1, -self.nd - 1):
+            return self._combine(args[0], lambda blocks: torch.cat(blocks, 1), clean)
         return None
 
-    @classmethod
-    def _of_convolution(cls, conv: nn.Conv2d | nn.Conv3d) -> Window | None:
-        padding = conv.padding
-        if padding == "same" or conv.padding_mode != "zeros":
+    def _through_window(
+        self, window: windows.Window | windows.Transposed | None, box: Box, clean: Tensor
+    ) -> Box | None:
+        if window is None:
             return None
-        pad = (0,) * len(conv.kernel_size) if isinstance(padding, str) else tuple(padding)
-        function: Any = F.conv2d if isinstance(conv, nn.Conv2d) else F.conv3d
-
-        def run(block: Tensor) -> Tensor:
-            out: Tensor = function(block, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
-            return out
-
-        return cls(tuple(conv.kernel_size), tuple(conv.stride), pad, tuple(conv.dilation), 0.0, run)
-
-    @classmethod
-    def _of_pool(cls, pool: Any, nd: int) -> Window | None:
-        kernel, padding = _each(pool.kernel_size, nd), _each(pool.padding, nd)
-        stride = _each(pool.stride, nd)
-        largest = isinstance(pool, nn.MaxPool2d | nn.MaxPool3d)
-        if pool.ceil_mode or (largest and pool.return_indices):
+        starts, size = cropped(*window.reach(box, clean.shape[2:]), clean.shape[2:], self.growth)
+        if fraction(size, clean.shape[2:]) > self.dense:
             return None
-        if not largest and any(padding) and (not pool.count_include_pad or pool.divisor_override):
+        return Box(clean, window(box, starts, size), starts)
+
+    def _combine(self, values: Sequence[Any], run: Callable[[list[Any]], Tensor], clean: Tensor) -> Box | None:
+        """Return the box of an operation that works voxel by voxel on several maps of one grid."""
+        boxes = [value for value in values if isinstance(value, Box)]
+        shape = tuple(clean.shape[2:])
+        if any(box.shape != shape for box in boxes):
             return None
-        dilation = _each(pool.dilation, nd) if largest else (1,) * nd
-
-        def run(block: Tensor) -> Tensor:
-            functions: Any = (F.max_pool2d, F.max_pool3d) if largest else (F.avg_pool2d, F.avg_pool3d)
-            extra = {"dilation": dilation} if largest else {"divisor_override": pool.divisor_override}
-            out: Tensor = functions[nd - 2](block, kernel, stride, 0, **extra)
-            return out
-
-        return cls(kernel, stride, padding, dilation, float("-inf") if largest else 0.0, run)
-
-    def reach(self, box: Box, shape: Sequence[int]) -> tuple[Starts, tuple[int, ...]]:
-        """Return the boxes of the output, of `shape`, that a box of the input can reach."""
-        size, starts = [], []
-        extent = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
-        for n, e, s, whole in zip(box.size, extent, self.stride, shape, strict=True):
-            size.append(min((n + e - 2) // s + 1, whole))
-        for start in box.starts:
-            first = [
-                -((e - 1 - p - a) // s) for a, e, s, p in zip(start, extent, self.stride, self.padding, strict=True)
-            ]
-            starts.append([min(max(f, 0), w - n) for f, w, n in zip(first, shape, size, strict=True)])
-        return starts, tuple(size)
-
-    def __call__(self, box: Box, starts: Starts, size: tuple[int, ...]) -> Tensor:
-        """Return the output inside of the boxes, `(M, C, *size)`."""
-        need = [
-            (n - 1) * s + (k - 1) * d + 1
-            for n, s, k, d in zip(size, self.stride, self.kernel, self.dilation, strict=True)
-        ]
-        where = [[a * s - p for a, s, p in zip(start, self.stride, self.padding, strict=True)] for start in starts]
-        return self.run(box.gather(where, need, self.padding, self.outside))
+        starts, size = cropped(*union(boxes, shape), shape, self.growth)
+        blocks = [_block(value, starts, size, shape) for value in values]
+        return None if any(block is None for block in blocks) else Box(clean, run(blocks), starts)
 
 
-def combine(values: Sequence[Any], run: Callable[[list[Any]], Tensor], clean: Tensor) -> Box | None:
-    """Return the box of an operation that works voxel by voxel on several maps of one grid.
+def is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
+    """Return whether an operation works on each voxel of its first argument by itself."""
+    if module is not None:
+        return type(module) in _ELEMENTWISE_MODULES or (type(module) in _NORMS and _has_statistics(module))
+    return node.target in _ELEMENTWISE
 
-    Args:
-        values: boxes, clean maps `(1, C, *S)`, and constants that are the same at every voxel.
-        run: the operation, on the blocks.
-        clean: its clean result, `(1, C, *S)`.
-    """
-    boxes = [value for value in values if isinstance(value, Box)]
-    shape = tuple(clean.shape[2:])
-    if any(tuple(box.clean.shape[2:]) != shape for box in boxes):
+
+def _has_statistics(norm: nn.Module) -> bool:
+    return getattr(norm, "running_mean", None) is not None
+
+
+def global_mean(box: Box, clean: Tensor) -> Tensor:
+    """Return the mean over space of each changed map, `(M, C, …)`: the clean one, and what the box has changed."""
+    change = box.change().flatten(2).sum(2) / box.clean[0, 0].numel()
+    return clean + change.reshape(*change.shape, *clean.shape[2:])
+
+
+def flat(values: Any) -> list[Any]:
+    """Return what stands in nested lists and tuples."""
+    return [item for value in values for item in (flat(value) if isinstance(value, list | tuple) else [value])]
+
+
+def _padded(box: Box, padding: Any, clean: Tensor) -> Box | None:
+    """Return a box of a map that has been padded with a constant: it has moved, and that is all."""
+    if not isinstance(padding, tuple | list) or not all(isinstance(p, int) and p >= 0 for p in padding):
         return None
-    starts, size = union(boxes, shape)
-    blocks: list[Any] = []
-    for value in values:
-        if isinstance(value, Box):
-            same = value.size == size and value.starts == starts
-            blocks.append(value.block if same else value.gather(starts, size, (0,) * len(size), 0.0))
-        elif isinstance(value, Tensor) and value.ndim == clean.ndim and tuple(value.shape[2:]) == shape:
-            blocks.append(Box(value, value.new_empty(len(starts), value.shape[1], *size), starts).clean_block())
-        elif _is_uniform(value):
-            blocks.append(value)
-        else:
-            return None
-    return Box(clean, run(blocks), starts)
+    before = [0] * len(box.shape)
+    for i, p in enumerate(padding[::2]):  # the last axis comes first
+        if i < len(before):
+            before[-1 - i] = p
+    return Box(clean, box.block, [[s + p for s, p in zip(start, before, strict=True)] for start in box.starts])
+
+
+def _block(value: Any, starts: Starts, size: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    """What an argument holds in the boxes: a block, or the constant that it is; None: neither."""
+    if isinstance(value, Box):
+        same = value.size == size and value.starts == starts
+        return value.block if same else value.gather(starts, size)
+    if isinstance(value, Tensor) and value.shape[:1] == (1,) and tuple(value.shape[2:]) == shape:
+        return cut(value, starts, size)
+    return value if _is_uniform(value) else None
 
 
 def _is_uniform(value: Any) -> bool:
@@ -153,12 +190,9 @@ def _is_uniform(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def global_mean(box: Box, clean: Tensor) -> Tensor:
-    """Return the mean over space of each changed map, `(M, C, …)`: the clean one, and what the box has changed."""
-    voxels = box.clean[0, 0].numel()
-    change = (box.block - box.clean_block()).flatten(2).sum(2) / voxels
-    return clean + change.reshape(*change.shape, *clean.shape[2:])
+def _has_tensor(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    return any(isinstance(value, Tensor | Box) for value in flat([*args, *kwargs.values()]))
 
 
-def _each(value: Any, nd: int) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, tuple | list) else (value,) * nd
+def _has_box(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    return any(isinstance(value, Box) for value in flat([*args, *kwargs.values()]))

@@ -1,0 +1,222 @@
+"""Operations that make each output of a window of their input: which boxes they reach, and what stands in them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medviz.incremental.boxes import Box, Margin, Starts, parts
+
+Size = tuple[int, ...]
+
+
+@attrs.frozen
+class Window:
+    """A convolution or pooling.
+
+    Args:
+        kernel, stride, dilation: along each axis.
+        padding: along each axis, before and after the map.
+        run: the operation, without padding.
+        outside: the value of the padding, or how `torch.nn.functional.pad` makes it from the map: "reflect" …
+    """
+
+    kernel: Size
+    stride: Size
+    padding: Margin
+    dilation: Size
+    run: Callable[[Tensor], Tensor]
+    outside: float | str = 0.0
+
+    def reach(self, box: Box, shape: Sequence[int]) -> tuple[Starts, Size]:
+        """Return the boxes of the output, of `shape`, that a box of the input can reach."""
+        extent = self._extent
+        size = tuple(
+            min((n + e - 2) // s + 1, whole)
+            for n, e, s, whole in zip(box.size, extent, self.stride, shape, strict=True)
+        )
+        starts = []
+        for start in box.starts:
+            first = [
+                -((e - 1 - low - a) // s)
+                for a, e, s, (low, _) in zip(start, extent, self.stride, self.padding, strict=True)
+            ]
+            starts.append([min(max(f, 0), w - n) for f, w, n in zip(first, shape, size, strict=True)])
+        return starts, size
+
+    def __call__(self, box: Box, starts: Starts, size: Size) -> Tensor:
+        """Return the output inside of the boxes, `(M, C, *size)`."""
+        need = [(n - 1) * s + e for n, s, e in zip(size, self.stride, self._extent, strict=True)]
+        where = [
+            [a * s - low for a, s, (low, _) in zip(start, self.stride, self.padding, strict=True)] for start in starts
+        ]
+        if isinstance(self.outside, float):
+            return self.run(box.gather(where, need, self.padding, self.outside))
+        return self.run(self._mirrored(box, self.outside, where, need))
+
+    @property
+    def _extent(self) -> list[int]:
+        return [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+
+    def _mirrored(self, box: Box, mode: str, where: Starts, need: Sequence[int]) -> Tensor:
+        """Return the boxes of maps that are padded with what they hold themselves."""
+        padded = F.pad(box.whole(), [m for both in reversed(self.padding) for m in both], mode=mode)
+        low = [before for before, _ in self.padding]
+        shifted = [[a + b for a, b in zip(at, low, strict=True)] for at in where]
+        return parts(padded, shifted, need)
+
+
+@attrs.frozen
+class Transposed:
+    """A transposed convolution: each voxel of the input adds to a window of the output.
+
+    Args:
+        kernel, stride, padding, dilation: along each axis.
+        run: the operation, without padding.
+    """
+
+    kernel: Size
+    stride: Size
+    padding: Size
+    dilation: Size
+    run: Callable[[Tensor], Tensor]
+
+    def reach(self, box: Box, shape: Sequence[int]) -> tuple[Starts, Size]:
+        """Return the boxes of the output, of `shape`, that a box of the input can reach."""
+        axes = list(zip(box.size, self._extent, self.stride, shape, strict=True))
+        size = tuple(min((n - 1) * s + e, whole) for n, e, s, whole in axes)
+        first = [[a * s - p for a, s, p in zip(start, self.stride, self.padding, strict=True)] for start in box.starts]
+        return [[min(max(f, 0), w - n) for f, w, n in zip(start, shape, size, strict=True)] for start in first], size
+
+    def __call__(self, box: Box, starts: Starts, size: Size) -> Tensor:
+        """Return the output inside of the boxes, `(M, C, *size)`."""
+        axes = list(zip(self._extent, self.stride, self.padding, strict=True))
+        back = [-(-(e - 1) // s) for e, s, _ in axes]  # how many voxels of the input before its own reach an output
+        where = [[(a + p) // s - b for a, (_, s, p), b in zip(start, axes, back, strict=True)] for start in starts]
+        need = [(s - 1 + b * s + n - 1) // s + 2 for n, (_, s, _), b in zip(size, axes, back, strict=True)]
+        # as far as any box reaches out of the input, where there is nothing to add
+        low = [max(0, *(-start[a] for start in where)) for a in range(len(size))]
+        high = [max(0, *(start[a] + n - box.shape[a] for start in where)) for a, n in enumerate(need)]
+        made = self.run(box.gather(where, need, list(zip(low, high, strict=True))))
+        offsets = [
+            [a + p - f * s for a, f, (_, s, p) in zip(start, first, axes, strict=True)]
+            for start, first in zip(starts, where, strict=True)
+        ]
+        return parts(made, offsets, size)
+
+    @property
+    def _extent(self) -> list[int]:
+        return [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+
+
+def of_module(module: nn.Module, nd: int) -> Window | Transposed | None:
+    """Return the window of a layer; None for what has features that have no rule."""
+    # the very types: another class may do something else
+    if type(module) in (nn.Conv2d, nn.Conv3d):
+        c: Any = module
+        return convolution(c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups, c.padding_mode)
+    if type(module) in (nn.ConvTranspose2d, nn.ConvTranspose3d):
+        return _transposed(module)
+    pool: Any = module
+    if type(module) in (nn.MaxPool2d, nn.MaxPool3d):
+        indices = pool.ceil_mode or pool.return_indices
+        return None if indices else max_pool(nd, pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+    if type(module) in (nn.AvgPool2d, nn.AvgPool3d) and not pool.ceil_mode:
+        counted = pool.count_include_pad and not pool.divisor_override
+        return avg_pool(nd, pool.kernel_size, pool.stride, pool.padding, counted, pool.divisor_override)
+    return None
+
+
+def convolution(
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    mode: str = "zeros",
+) -> Window | None:
+    """Return the window of a convolution; None where the map goes on at its other end."""
+    kernel, nd = tuple(weight.shape[2:]), weight.ndim - 2
+    stride, dilation = _each(stride, nd), _each(dilation, nd)
+    if mode == "circular":
+        return None
+    function: Any = F.conv2d if nd == 2 else F.conv3d
+
+    def run(block: Tensor) -> Tensor:
+        out: Tensor = function(block, weight, bias, stride, 0, dilation, groups)
+        return out
+
+    outside = 0.0 if mode == "zeros" else mode
+    return Window(kernel, stride, _margin(padding, kernel, dilation), dilation, run, outside)
+
+
+def max_pool(nd: int, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Window:
+    """Return the window of a maximum over windows."""
+    kernel, dilation = _each(kernel, nd), _each(dilation, nd)
+    stride, margin = _each(stride or kernel, nd), _margin(_each(padding, nd), kernel, dilation)
+    return Window(kernel, stride, margin, dilation, _Maximum(kernel, stride, dilation), float("-inf"))
+
+
+def avg_pool(
+    nd: int, kernel: Any, stride: Any = None, padding: Any = 0, counted: bool = True, divisor: int | None = None
+) -> Window | None:
+    """Return the window of a mean over windows; None where the padding is not `counted` in it."""
+    kernel, padding = _each(kernel, nd), _each(padding, nd)
+    if any(padding) and not counted:
+        return None
+    stride, ones = _each(stride or kernel, nd), (1,) * nd
+    function: Any = F.avg_pool2d if nd == 2 else F.avg_pool3d
+    run = functools.partial(function, kernel_size=kernel, stride=stride, divisor_override=divisor)
+    return Window(kernel, stride, _margin(padding, kernel, ones), ones, run)
+
+
+@attrs.frozen
+class _Maximum:
+    """The maximum over windows: on a CPU one axis after the other gives the same in a third of the time or less."""
+
+    kernel: Size
+    stride: Size
+    dilation: Size
+
+    def __call__(self, block: Tensor) -> Tensor:
+        if block.is_cuda:
+            pool: Any = F.max_pool2d if block.ndim == 4 else F.max_pool3d
+            return torch.as_tensor(pool(block, self.kernel, self.stride, 0, self.dilation))
+        for axis, (k, s, d) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True), start=2):
+            last = (block.shape[axis] - (k - 1) * d - 1) // s * s + 1
+            shifted = [block.narrow(axis, i * d, last).unfold(axis, 1, s).squeeze(-1) for i in range(k)]
+            block = functools.reduce(torch.maximum, shifted)
+        return block
+
+
+def _transposed(conv: Any) -> Transposed | None:
+    nd = len(conv.kernel_size)
+    stride, groups, dilation = tuple(conv.stride), conv.groups, tuple(conv.dilation)
+    function: Any = F.conv_transpose2d if nd == 2 else F.conv_transpose3d
+
+    def run(block: Tensor) -> Tensor:
+        out: Tensor = function(block, conv.weight, conv.bias, stride, 0, 0, groups, dilation)
+        return out
+
+    return Transposed(tuple(conv.kernel_size), stride, tuple(conv.padding), dilation, run)
+
+
+def _margin(padding: Any, kernel: Size, dilation: Size) -> Margin:
+    """Return the padding before and after the map along each axis; "same" puts the odd voxel after it."""
+    if padding == "same":
+        total = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
+        return [(t // 2, t - t // 2) for t in total]
+    return [(p, p) for p in _each(0 if padding == "valid" else padding, len(kernel))]
+
+
+def _each(value: Any, nd: int) -> Size:
+    if not isinstance(value, tuple | list):
+        return (value,) * nd
+    return tuple(value) * (nd if len(value) == 1 else 1)
