@@ -80,7 +80,7 @@ def files(client: MlflowClient, uri: str) -> dict[str, Path]:
     }
 
 
-@medviz.testing.conformance([Mlflow(), Mlflow(maps="nifti", renderer="medviz-xai/blend")])
+@medviz.testing.conformance([Mlflow()])
 def test_conformance(check: Any, instance: Mlflow) -> None:
     check(instance)
 
