@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -143,14 +144,23 @@ def test_ablation_refuses_a_reshape_that_mixes_maps() -> None:
 
 
 @pytest.mark.parametrize("method", ["ablationcam", "scorecam"])
-def test_maps_are_tried_in_groups(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_maps_are_made_than_a_pass_takes(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a thousand masks of a large volume need not be held at once."""
+    module = importlib.import_module(f"medviz.explainers.{method}")
+    rows = module._Ablated if method == "ablationcam" else module._Masked
+    made, make = [], rows.__getitem__
+
+    def watched(self: Any, part: slice) -> Tensor:
+        made.append(make(self, part))
+        return made[-1]
+
+    monkeypatch.setattr(rows, "__getitem__", watched)
     model, image = Classifier(3), images(2, 2, 6, 5, 4)
     whole = explain(method, model, image, 1, layer="deep")
-    monkeypatch.setattr("medviz.explainers.weighting._HELD", 500)
-    check_close(explain(method, model, image, 1, layer="deep").values, whole.values)
-    monkeypatch.setattr("medviz.explainers.weighting._HELD", 1)
-    check_close(explain(method, model, image, 1, layer="deep").values, whole.values)
+    assert {len(some) for some in made} == {7}
+    made.clear()
+    check_close(explain(method, model, image, 1, layer="deep", batch_size=2).values, whole.values)
+    assert [len(some) for some in made] == [2, 2, 2, 1] * 2
 
 
 def test_cam_of_tokens_without_a_class_token() -> None:

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from medviz.explainers.layered import LayerExplainer
-from medviz.explainers.weighting import in_groups, weighted_sum
+from medviz.explainers.weighting import weighted_sum
 from medviz.hookspecs import hookimpl
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
+
+_ROUNDING = 1e-5  # of the score: as much can a batch of another size change it
 
 
 @attrs.frozen(eq=False)
@@ -27,9 +29,9 @@ class AblationCAM(LayerExplainer):
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:
         def one(layer: str) -> Tensor:
             weights = torch.stack([self._falls(probe, target, layer, i) for i in range(len(probe.inputs))])
-            if not weights.any():
-                probe.gradient(layer, target)  # says so where there is no way from the layer to the score
             scores = probe.scores(target).abs()[:, None]
+            if (weights.abs() <= _ROUNDING * scores).all():
+                probe.gradient(layer, target)  # says so where there is no way from the layer to the score
             weights = weights / torch.where(scores == 0, 1, scores)
             return weighted_sum(weights, self.activation(probe, layer)).relu()
 
@@ -37,16 +39,13 @@ class AblationCAM(LayerExplainer):
 
     def _falls(self, probe: Probe, target: FixedTarget, layer: str, image: int) -> Tensor:
         """Return how much the score of one image falls without each map, `(K,)`."""
-        features = probe.activation(layer)
-        axis, clean, picture = self._map_axis(probe, layer, features), features[image], probe.inputs[image]
-        scores = []
-        for maps in in_groups(features.shape[axis], clean.numel(), clean.device):
-            ablated = clean.expand(len(maps), *clean.shape).clone()
-            ablated.movedim(axis, 1)[torch.arange(len(maps), device=maps.device), maps] = 0
-            index = torch.full((len(maps),), image, device=maps.device)
-            images = picture.expand(len(maps), *picture.shape)
-            scores.append(probe.scores_of(target, images, index, replace={layer: ablated}))
-        return probe.scores(target)[image] - torch.cat(scores)
+        features, picture = probe.activation(layer), probe.inputs[image]
+        axis = self._map_axis(probe, layer, features)
+        maps = features.shape[axis]
+        index = torch.full((maps,), image, device=features.device)
+        ablated = _Ablated(features[image], axis - 1)
+        images = picture.expand(maps, *picture.shape)
+        return probe.scores(target)[image] - probe.scores_of(target, images, index, replace={layer: ablated})
 
     def _map_axis(self, probe: Probe, layer: str, features: Tensor) -> int:
         """Return the axis of a layer's own output that counts the maps: the one that ends up second in the grid."""
@@ -61,3 +60,20 @@ class AblationCAM(LayerExplainer):
             f"AblationCAM cannot tell which axis of `layer` {layer!r}, {tuple(features.shape)}, counts the {maps} maps "
             "that `reshape` makes of it; a `reshape` that only moves axes and leaves tokens out would do."
         )
+
+
+@attrs.frozen(eq=False)
+class _Ablated:
+    """A layer's features of one image, each row with another map, along `axis`, set to zero; made when needed."""
+
+    features: Tensor
+    axis: int
+
+    def __len__(self) -> int:
+        return self.features.shape[self.axis]
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        maps = torch.arange(len(self), device=self.features.device)[rows]
+        ablated = self.features.expand(len(maps), *self.features.shape).clone()
+        ablated.movedim(self.axis + 1, 1)[torch.arange(len(maps), device=maps.device), maps] = 0
+        return ablated

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medviz.explainers.layered import LayerExplainer
-from medviz.explainers.weighting import in_groups, weighted_sum
+from medviz.explainers.weighting import weighted_sum
 from medviz.hookspecs import hookimpl
 from medviz.pipeline import resize
 from medviz.probe import Probe
@@ -40,14 +40,26 @@ class ScoreCAM(LayerExplainer):
 
 def _weights(probe: Probe, target: FixedTarget, activation: Tensor, image: int) -> Tensor:
     """Return the weight of each map `(K,)` of one image."""
-    picture = probe.inputs[image]
+    varying = (activation.flatten(1) != activation.flatten(1)[:, :1]).any(1)
     scores = activation.new_full((len(activation),), -torch.inf)
-    for maps in in_groups(len(activation), picture.numel(), picture.device):
-        masks = resize(activation[maps, None], picture.shape[1:])  # (M, 1, *S)
-        low, high = (f(masks.flatten(1), 1).view(-1, *[1] * (masks.ndim - 1)) for f in (torch.amin, torch.amax))
-        varying = (high > low).flatten()
-        if varying.any():
-            masks = ((masks - low) / torch.where(high > low, high - low, 1))[varying]
-            index = torch.full((len(masks),), image, device=masks.device)
-            scores[maps[varying]] = probe.scores_of(target, masks * picture, index).to(scores)
+    if varying.any():
+        masked = _Masked(probe.inputs[image], activation[varying])
+        index = torch.full((len(masked),), image, device=activation.device)
+        scores[varying] = probe.scores_of(target, masked, index).to(scores)
     return scores.softmax(0) if scores.isfinite().any() else torch.zeros_like(scores)
+
+
+@attrs.frozen(eq=False)
+class _Masked:
+    """The image `(C, *S)` as each of the maps `(M, *s)` lets it through; made when a pass needs them."""
+
+    image: Tensor
+    maps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        masks = resize(self.maps[rows, None], self.image.shape[1:])  # (m, 1, *S)
+        low, high = (f(masks.flatten(1), 1).view(-1, *[1] * (masks.ndim - 1)) for f in (torch.amin, torch.amax))
+        return (masks - low) / torch.where(high > low, high - low, 1) * self.image

@@ -147,15 +147,15 @@ class Probe:
         output = self.output if output is None else wide(output)
         return self.fix(target).score(output, self._index(index, len(output)))
 
-    def forward(self, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Tensor] | None = None) -> Tensor:
+    def forward(self, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Rows] | None = None) -> Tensor:
         """Run the model without a graph, as many rows at once as `batch_size` allows.
 
         Args:
             inputs: perturbed copies `(M, C, *S)`; or anything with a length M that makes the rows of a slice.
             index: the image that each row belongs to, `(M,)`: it gets that image's model arguments. None: row i
                 belongs to image i, and M is B.
-            replace: for each named layer what it is to return instead, `(M, K, *s)`; where a layer is called several
-                times, in its last call.
+            replace: for each named layer what it is to return instead, `(M, K, *s)`, or what makes the rows of a slice;
+                where a layer is called several times, in its last call.
 
         Returns:
             The outputs `(M, N, …)`, float32 or float64.
@@ -163,7 +163,7 @@ class Probe:
         return self._forward(inputs, index, replace, lambda output, rows: output)
 
     def scores_of(
-        self, target: Any, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Tensor] | None = None
+        self, target: Any, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Rows] | None = None
     ) -> Tensor:
         """Return the target's scores `(M,)` of perturbed copies; large outputs are never held all at once.
 
@@ -175,7 +175,7 @@ class Probe:
         self,
         inputs: Rows,
         index: Tensor | None,
-        replace: Mapping[str, Tensor] | None,
+        replace: Mapping[str, Rows] | None,
         reduce: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         replace = replace or {}
