@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers_results import Tiny, attribution, colourful_movie
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image as PilImage
 
@@ -79,6 +80,25 @@ def test_up_to_256_colours_are_exact(frames):
 def test_all_greys_are_exact():
     frames = np.repeat(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), 3, -1)
     assert np.array_equal(gif_frames(encoding.gif_bytes(frames, 10))[0], frames)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.sampled_from([0, 9, 255]))
+)
+def test_a_grey_movie_of_one_byte_for_each_pixel_is_exact(frames):
+    decoded, delays, _ = gif_frames(encoding.gif_bytes(frames, fps=10))
+    assert np.array_equal(decoded, np.repeat(frames[..., None], 3, -1))
+    assert delays == [DELAY] * len(frames)
+    assert np.array_equal(gif_frames(encoding.gif_bytes(np.repeat(frames[..., None], 3, -1), fps=10))[0], decoded)
+
+
+def test_only_what_changes_is_stored():
+    noise = np.random.default_rng(0).integers(0, 256, (1, 64, 64), np.uint8)
+    frames = np.repeat(noise, 9, 0)
+    frames[4, 20:23, 40:44] += 1
+    alone, movie = len(encoding.gif_bytes(noise, 10)), len(encoding.gif_bytes(frames, 10))
+    assert movie - alone < 8 * 50
 
 
 def test_a_colourful_movie_stays_close_and_its_grey_grey():

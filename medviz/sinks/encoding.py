@@ -14,10 +14,12 @@ _log = logging.getLogger(__name__)
 
 _LOOP = b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
 _MOST = 65535
+_KEEP = 1 << 2  # a frame stays when the next is laid over it
+_BITS = 8
 
 
 def png_bytes(picture: np.ndarray) -> bytes:
-    """Return the PNG of `picture` `(H, W, 3)` uint8."""
+    """Return the PNG of `picture` `(H, W, 3)`, or `(H, W)` in grey, uint8."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -26,7 +28,7 @@ def png_bytes(picture: np.ndarray) -> bytes:
 
 
 def gif_bytes(frames: np.ndarray, fps: float) -> bytes:
-    """Return the GIF of `frames` `(T, H, W, 3)` uint8, one palette for all, looping for ever.
+    """Return the GIF of `frames` `(T, H, W, 3)`, or `(T, H, W)` in grey, uint8; one palette for all, looping for ever.
 
     The container is written here, because Pillow's own writer drops a frame that equals the one before it; frame
     numbers would no longer be slice numbers. Only the region that changed is stored.
@@ -36,28 +38,47 @@ def gif_bytes(frames: np.ndarray, fps: float) -> bytes:
     Raises:
         ValueError: a side is longer than the format's 65,535 pixels.
     """
-    from PIL import GifImagePlugin, Image
-
     height, width = frames.shape[1:3]
     if max(height, width) > _MOST:
         raise ValueError(f"frames of {height} x {width} pixels do not fit into a GIF, {_MOST} is the longest side.")
     palette, indices = shared_palette(frames)
     parts = [b"GIF89a", struct.pack("<HHBBB", width, height, 0xF7, 0, 0), palette.tobytes(), _LOOP]
-    for i, (index, delay) in enumerate(zip(indices, _delays(len(frames), fps), strict=True)):
-        top, left, region = (0, 0, index) if i == 0 else _changed(indices[i - 1], index)
-        picture = Image.fromarray(np.ascontiguousarray(region))
-        parts += GifImagePlugin.getdata(picture, (left, top), duration=10 * delay, disposal=1)
+    for index, box, delay in zip(indices, _changes(indices), _delays(len(frames), fps), strict=True):
+        parts += _frame(index, box, delay)
     return b"".join([*parts, b";"])
 
 
-def _changed(before: np.ndarray, after: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """Return the corner and the content of the smallest box that holds every change; one pixel if there is none."""
-    differs = before != after
-    rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
-    if not len(rows):
-        return 0, 0, after[:1, :1]
-    top, left = int(rows[0]), int(columns[0])
-    return top, left, after[top : rows[-1] + 1, left : columns[-1] + 1]
+def _frame(index: np.ndarray, box: tuple[int, int, int, int], delay: int) -> tuple[bytes, bytes, bytes]:
+    """Return one frame: how long it stands, where it lies on the one before, and its pixels by Pillow's encoder."""
+    from PIL import Image
+
+    top, left, bottom, right = box
+    head = struct.pack("<3sBHBB", b"!\xf9\x04", _KEEP, delay, 0, 0)
+    head += struct.pack("<cHHHHBB", b",", left, top, right - left, bottom - top, 0, _BITS)
+    region = Image.fromarray(np.ascontiguousarray(index[top:bottom, left:right]))
+    return head, region.tobytes("gif", "L", _BITS), b"\0"
+
+
+def _changes(indices: np.ndarray) -> np.ndarray:
+    """Return the smallest box that holds every change from frame to frame, one pixel if there is none.
+
+    Args:
+        indices: `(T, H, W)`.
+
+    Returns:
+        `(T, 4)`: top, left, bottom, right; the first box is the whole frame.
+    """
+    differs = indices[1:] != indices[:-1]
+    rows, columns = differs.any(2), differs.any(1)
+    (top, bottom), (left, right) = _ends(rows), _ends(columns)
+    changed = np.where(rows.any(1), [top, left, bottom, right], [[0], [0], [1], [1]])
+    boxes: np.ndarray = np.column_stack([[0, 0, *indices.shape[1:]], changed]).T
+    return boxes
+
+
+def _ends(differs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the first truth value of each row stands, and the place behind the last."""
+    return differs.argmax(1), differs.shape[1] - differs[:, ::-1].argmax(1)
 
 
 def _delays(count: int, fps: float) -> list[int]:

@@ -17,11 +17,13 @@ def shared_palette(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     (Pillow's maximum coverage, then k-means), so that a small hot spot keeps its colours beside any background.
 
     Args:
-        frames: `(T, H, W, 3)` uint8.
+        frames: `(T, H, W, 3)` uint8, or `(T, H, W)`: grey, all 256 exact.
 
     Returns:
         The palette (256, 3) uint8, unused entries 0, and the indices into it `(T, H, W)` uint8.
     """
+    if frames.ndim == 3:
+        return np.repeat(np.arange(_COLOURS, dtype=np.uint8)[:, None], 3, 1), frames
     seen = np.zeros(1 << 24, bool)
     for frame in frames:
         seen[_codes(frame)] = True

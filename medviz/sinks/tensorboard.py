@@ -92,11 +92,11 @@ def summary(library: str, tag: str, frames: np.ndarray, fps: float) -> Any:
     Args:
         library: "torch" or "tensorboardX"; the two do not take each other's summaries.
         tag: the name in TensorBoard.
-        frames: `(T, H, W, 3)` uint8.
+        frames: `(T, H, W, 3)`, or `(T, H, W)` in grey, uint8.
         fps: frames per second.
     """
     encoded = png_bytes(frames[0]) if len(frames) == 1 else gif_bytes(frames, fps)
     made = importlib.import_module(_PROTOCOL[library]).Summary
-    height, width, channels = frames.shape[1:]
-    image = made.Image(height=height, width=width, colorspace=channels, encoded_image_string=encoded)
+    height, width, *channels = frames.shape[1:]
+    image = made.Image(height=height, width=width, colorspace=(*channels, 1)[0], encoded_image_string=encoded)
     return made(value=[made.Value(tag=tag, image=image)])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from medviz.sinks.frames import as_array, clipped, displayable, movie, stretched
+from medviz.sinks.frames import as_array, clipped, displayable, movie, span_of, stretched
 from medviz.sinks.tensorboard import library_of, summary
 
 __all__ = ["add_animated_gif", "make_animated_gif_summary", "plot_2d_or_3d_image"]
@@ -43,12 +43,11 @@ def make_animated_gif_summary(
     volume = as_array(image)
     if volume.ndim != 4:
         raise ValueError(f"`image` has shape {volume.shape}; expected (C, H, W, D).")
-    axis, suffix = _axis(frame_dim, leading=1), "/image" if max_out == 1 else "/image/{}"
+    axis = _axis(frame_dim, leading=1)
     shown = clipped(volume[:max_out], scale_factor)
     if shown.max(initial=0) <= 1 and volume.max() > 0:
         _log.warning("%r: all values times `scale_factor` %g lie below 2 of 255: black.", tag, scale_factor)
-    library = library_of(writer) or "torch"
-    return [summary(library, tag + suffix.format(i), movie(one[None], axis), _FPS) for i, one in enumerate(shown)]
+    return _movies(tag, shown, writer, axis, max_out)
 
 
 def add_animated_gif(
@@ -126,8 +125,16 @@ def _plot_3d(
         made = summary(library_of(writer) or "torch", tag, frames, max_frames)
         _file_writer(writer).add_summary(made, step)
         return
-    grey = np.stack([stretched(channel) for channel in image[:max_channels]])
-    add_animated_gif(writer, f"{tag}_HWD", grey, len(grey), axis, 255, step)
+    grey = np.stack([clipped(channel, 255, span_of(channel)) for channel in image[:max_channels]])
+    file_writer = _file_writer(writer)
+    for one in _movies(f"{tag}_HWD", grey, writer, axis, len(grey)):
+        file_writer.add_summary(one, step)
+
+
+def _movies(tag: str, volume: np.ndarray, writer: Any, axis: int, max_out: int) -> list[Any]:
+    """Return a summary for each channel of bytes `(C, H, W, D)`; the tags are numbered unless one was asked for."""
+    library, suffix = library_of(writer) or "torch", "/image" if max_out == 1 else "/image/{}"
+    return [summary(library, tag + suffix.format(i), movie(one[None], axis), _FPS) for i, one in enumerate(volume)]
 
 
 def _axis(frame_dim: int, leading: int) -> int:
