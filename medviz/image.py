@@ -37,7 +37,7 @@ def as_affine(affine: Any, shape: tuple[int, ...] = (4, 4)) -> np.ndarray | None
     return array
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Image:
     """One image, `(C, *S)`, as it lies in its file.
 
@@ -50,6 +50,10 @@ class Image:
     data: Tensor = attrs.field(converter=_as_data)
     affine: np.ndarray | None = attrs.field(default=None, converter=as_affine)
     path: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+
+    def __repr__(self) -> str:
+        path = "" if self.path is None else f" {self.path}"
+        return f"<Image:{path} {tuple(self.data.shape)}{', affine' * (self.affine is not None)}>"
 
     @property
     def spacing(self) -> tuple[float, ...] | None:

@@ -160,3 +160,8 @@ def test_the_stand_in_that_monai_gives_is_no_place_in_the_world(meta):
 def test_the_users_affine_goes_before_that_of_the_metatensor(meta):
     x = meta(torch.rand(1, 1, 3, 4), affine=torch.from_numpy(AFFINE))
     assert np.array_equal(as_batch(x, np.diag([2, 2, 2, 1]))[1][0], np.diag([2, 2, 2, 1]))
+
+
+def test_an_image_is_shown_in_one_line() -> None:
+    assert repr(Image(torch.zeros(1, 3, 4))) == "<Image: (1, 3, 4)>"
+    assert repr(Image(torch.zeros(1, 2, 3, 4), np.eye(4), "a.nii")) == "<Image: a.nii (1, 2, 3, 4), affine>"
