@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -24,7 +25,7 @@ from benchmarks.options import Options
 from benchmarks.records import Record, read
 from benchmarks.rows import LINES, TIMES, Case, Line, Point, Row
 from benchmarks.subjects.gif import volume
-from benchmarks.subjects.occlusion import MASK, STEP, Untraceable, region
+from benchmarks.subjects.occlusion import MASK, STEP, Untraceable, heard, region
 from benchmarks.timing import Spread, interleaved, ratio
 from medviz.explainers.occlusion import Occlusion
 from medviz.incremental import Incremental
@@ -339,6 +340,19 @@ def test_the_model_that_cannot_be_traced_cannot_be_traced() -> None:
     assert torch.equal(Untraceable(inner)(image), inner(image))
     with pytest.raises(Exception, match="control flow"):
         Incremental(Untraceable(inner), image)
+
+
+def test_a_number_does_not_hide_that_whole_passes_were_made() -> None:
+    inner = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    level = logging.getLogger("medviz").level
+    with heard() as reasons:
+        Occlusion(MASK, 0.5)(Untraceable(inner).eval(), torch.rand(1, 1, 64, 64), 0)
+    assert len(reasons) == 1
+    assert reasons[0].startswith("whole passes, for the model cannot be traced")
+    assert logging.getLogger("medviz").level == level
+    with heard() as reasons:
+        Occlusion(MASK, 0.5, incremental=False)(inner.eval(), torch.rand(1, 1, 64, 64), 0)
+    assert reasons == []
 
 
 @pytest.mark.parametrize("kind", ["smooth", "noise"])
