@@ -12,14 +12,16 @@ import attrs
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-def number(*, above: float = -math.inf, least: float = -math.inf, below: float = math.inf) -> Validator:
-    """Return a validator of finite numbers: > `above`, ≥ `least` and < `below`."""
-    limits = [(">", above), ("≥", least), ("<", below)]
+def number(
+    *, above: float = -math.inf, least: float = -math.inf, below: float = math.inf, most: float = math.inf
+) -> Validator:
+    """Return a validator of finite numbers: > `above`, ≥ `least`, < `below` and ≤ `most`."""
+    limits = [(">", above), ("≥", least), ("<", below), ("≤", most)]
     text = " and ".join(f"{sign} {limit:g}" for sign, limit in limits if math.isfinite(limit))
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         good = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-        if not good or not (above < value < below and value >= least):
+        if not good or not (above < value < below and least <= value <= most):
             raise ValueError(f"`{attribute.name}` is a finite number{' ' if text else ''}{text}; got {value!r}.")
 
     return check

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -301,6 +303,53 @@ def test_the_model_is_untouched_by_tracing() -> None:
     assert {name: id(module) for name, module in model.named_modules()} == before
 
 
+# ---------------------------------------------------------------- boxes that stop growing
+
+
+def deep(kernel: int = 5) -> nn.Module:
+    layers = [(nn.Conv2d(1 if i == 0 else 4, 4, kernel, padding=kernel // 2), nn.Tanh()) for i in range(4)]
+    return nn.Sequential(*itertools.chain(*layers), *head(4)).eval()
+
+
+def grown(model: nn.Module, growth: float) -> tuple[Tensor, Tensor, float]:
+    """Return the result with boxes that stop growing, that of whole passes, and how much work was done."""
+    model = model.double()
+    image, patches = torch.rand(1, 1, 40, 40).double(), torch.rand(3, 1, 8, 8).double()
+    corners = torch.tensor([[0, 0], [16, 15], [32, 20]])
+    with torch.no_grad():
+        engine = Incremental(model, image, growth)
+        return engine.run(patches, corners), model(patched(image, patches, corners)), engine.share
+
+
+def test_boxes_that_stop_growing_save_work_and_come_close() -> None:
+    shares, errors = [], []
+    for growth in (1.0, 0.5, 0.2):
+        torch.manual_seed(0)
+        made, expected, share = grown(deep(), growth)
+        shares.append(share)
+        errors.append(float((made - expected).abs().max() / (expected - expected.mean(0)).abs().max()))
+    assert shares[0] > 1.2 * shares[1] > 2 * shares[2]
+    assert errors[0] < 1e-10 < errors[1] < errors[2] < 0.5
+
+
+def test_nothing_is_lost_where_windows_do_not_reach_as_far_as_they_could() -> None:
+    model = deep()
+    with torch.no_grad():
+        for layer in model:
+            if isinstance(layer, nn.Conv2d):  # only the middle of a kernel says anything
+                middle = layer.weight[:, :, 2:3, 2:3].clone()
+                layer.weight.zero_()[:, :, 2:3, 2:3] = middle
+    made, expected, share = grown(model, 0.2)
+    assert share < 0.1
+    torch.testing.assert_close(made, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("growth", [0, -1, 1.5, "much", float("nan")])
+def test_a_growth_that_is_none(growth: Any) -> None:
+    with pytest.raises(ValueError, match="`growth`"):
+        Occlusion(growth=growth)
+
+
 # ---------------------------------------------------------------- through occlusion
 
 
@@ -394,6 +443,51 @@ def test_a_difference_is_seen_beside_a_huge_output(caplog: pytest.LogCaptureFixt
     # what torch.fx, and whoever looks at the type, takes for an ordinary convolution
     model.inner[0].forward = lambda x: plain(x - x.mean((2, 3), keepdim=True))
     assert "incremental inference differs" in refuse(model, caplog)
+
+
+def test_growth_tells_how_far_from_exact_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "medviz")
+    model, image = deep(), torch.rand(1, 1, 40, 40)
+    exact = Occlusion(8, 0.5)(model, image, 1).values
+    assert "growth" not in caplog.text
+    near = Occlusion(8, 0.5, growth=0.3)(model, image, 1).values
+    said = re.search(r"`growth` 0.3 changes what windows do to an output by (\S+)", caplog.text)
+    assert said is not None
+    assert 0 < float(said[1]) < 0.5
+    assert 0 < (near - exact).abs().max() < 2 * float(said[1]) * exact.abs().max()
+
+
+def test_an_image_is_run_once_for_all_its_channels_and_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    original = Incremental.__init__
+    monkeypatch.setattr(Incremental, "__init__", lambda self, *args: (made.append(1), original(self, *args))[1])
+    Occlusion(8, 0.75, per_channel=True, refine=1, refine_above=0)(network(), torch.rand(2, 2, 32, 32), 1)
+    assert len(made) == 2  # images
+
+
+def test_a_model_is_refused_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = network()
+    model[0].register_forward_hook(lambda *_: None)
+    caplog.set_level("INFO", "medviz")
+    Occlusion(8, 0.5, per_channel=True)(model, torch.rand(2, 2, 32, 32), 1)
+    assert caplog.text.count("whole passes, for") == 1
+
+
+def test_a_segmentation_is_run_in_boxes() -> None:
+    model = Counted(
+        nn.Sequential(
+            *(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
+            *(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(8, 3, 2, stride=2)),
+        )
+    )
+    image, mask = torch.rand(1, 1, 48, 44), torch.zeros(48, 44)
+    mask[10:30, 5:20] = 1
+    target = medviz.SegmentationTarget(2, mask)
+    expected = Occlusion(8, 0.5, incremental=False)(model, image, target)
+    whole, model.rows.total = model.rows.total, 0
+    result = Occlusion(8, 0.5)(model, image, target)
+    assert model.rows.total < whole / 4
+    assert (result.values - expected.values).abs().max() <= 1e-5 * max(map(abs, expected.scores))
 
 
 def test_a_model_that_takes_other_arguments_runs_as_it_is() -> None:

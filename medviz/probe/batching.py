@@ -17,7 +17,8 @@ from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
 
 _log = logging.getLogger("medviz")
-_MOST = 64
+_MOST = {"cpu": 8}  # rows at once: on a CPU more of them leave the cache, and take up to twice as long each
+_MOST_ELSEWHERE = 64
 _SHARE = 0.25  # of the free memory
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 _LIVE = 4  # outputs of the size of the largest that are alive at once: a block's input, its branches, its sum
@@ -123,7 +124,7 @@ def _out_of_memory(err: RuntimeError) -> bool:
 
 def automatic(alive: int, device: torch.device) -> int:
     """Return how many rows fit a quarter of the free memory, where the tensors of one take `alive` bytes at once."""
-    return max(1, min(_MOST, int(_SHARE * free_memory(device)) // max(1, alive)))
+    return max(1, min(_MOST.get(device.type, _MOST_ELSEWHERE), int(_SHARE * free_memory(device)) // max(1, alive)))
 
 
 def alive(outputs: Sequence[int], graph: bool) -> int:

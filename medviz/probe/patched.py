@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -44,60 +45,115 @@ class Patched(Protocol):
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
-def prepared(runner: Runner, rows: Patched) -> Callable[[slice], Tensor] | None:
-    """Return what runs some of the rows incrementally, to outputs `(m, N, …)`; None where whole passes are better.
+@attrs.define(eq=False)
+class PatchedPasses:
+    """Incremental inference for the images of one probe, where it has proved itself.
 
-    It is refused, with a logged reason, where the model cannot be traced, where its result is not the same as that of
-    whole passes, and where it would save little work. Nothing is timed: the choice is the same in every run.
+    Args:
+        runner: the model.
     """
-    if len(rows) < _FEWEST or runner.arguments.args or runner.arguments.kwargs:
-        return None
-    if any(module._forward_hooks or module._forward_pre_hooks for module in runner.model.modules()):
-        _log.info("whole passes, for the model has hooks")
-        return None
-    try:
-        with runner.casting():
-            engine = Incremental(runner.model, rows.clean.clone())
-    except Exception as err:
-        _log.info("whole passes, for the model cannot be traced: %s", _first_line(err))
-        return None
 
-    def run(part: slice) -> Tensor:
-        with runner.casting():
-            return select(engine.run(rows.patches(part), rows.corners[part]), runner.choose)
+    runner: Runner
+    _held: tuple[Any, Incremental] | None = attrs.field(default=None, init=False)  # one image's activations at a time
+    _proved: set[Any] = attrs.field(factory=set, init=False)
+    _refused: set[Any] = attrs.field(factory=set, init=False)
 
-    def plain(part: slice) -> Tensor:
-        return runner.run(rows[part], rows.index[part])
+    def prepared(self, rows: Patched, growth: float = 1.0) -> Callable[[slice], Tensor] | None:
+        """Return what runs some of the rows incrementally, to outputs `(m, N, …)`; None where whole passes are better.
 
-    try:
-        made = run(_some(len(rows)))
-    except Exception as err:
-        _log.info("whole passes, for incremental inference fails here: %s: %s", type(err).__name__, _first_line(err))
-        return None
-    reason = _refuted(made, plain(_some(len(rows))), engine.share)
-    if reason:
-        _log.info("whole passes, for incremental inference %s", reason)
-        return None
-    return run
+        It is refused, with a logged reason, where the model cannot be traced, where its result is not the same as that
+        of whole passes, and where it would save little work. Nothing is timed: the choice is the same in every run.
+
+        Args:
+            rows: the copies.
+            growth: of boxes, as `Incremental`; below 1 the error is measured on a few windows, and logged.
+        """
+        kind = (rows.patches(slice(0, 1)).shape, growth)
+        image = (int(rows.index[0]), growth)
+        known = self._held is not None and self._held[0] == image and (image, kind) in self._proved
+        if kind in self._refused or not (known or len(rows) >= _FEWEST):
+            return None
+        try:
+            engine = self._engine(rows, image, growth)
+            run = self._runs(engine, rows)
+            if not known:
+                self._prove(engine, rows, run, growth)
+        except _RefusedError as reason:
+            _log.info("whole passes, for %s", reason)
+            self._refused.add(kind)
+            return None
+        self._proved.add((image, kind))
+        return run
+
+    def _engine(self, rows: Patched, image: Any, growth: float) -> Incremental:
+        """The clean activations of an image, made once.
+
+        Raises:
+            _RefusedError: the model cannot be traced, or not as it is called here.
+        """
+        if self._held is not None and self._held[0] == image:
+            return self._held[1]
+        model, arguments = self.runner.model, self.runner.arguments
+        if arguments.args or arguments.kwargs:
+            raise _RefusedError("the model takes more than the image")
+        if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+            raise _RefusedError("the model has hooks")
+        self._held = None  # so that two images' activations are never alive at once
+        try:
+            with self.runner.casting():
+                engine = Incremental(model, rows.clean.clone(), growth)
+        except Exception as err:
+            raise _RefusedError(f"the model cannot be traced: {_first_line(err)}") from err
+        self._held = (image, engine)
+        return engine
+
+    def _runs(self, engine: Incremental, rows: Patched) -> Callable[[slice], Tensor]:
+        def run(part: slice) -> Tensor:
+            with self.runner.casting():
+                return select(engine.run(rows.patches(part), rows.corners[part]), self.runner.choose)
+
+        return run
+
+    def _prove(self, engine: Incremental, rows: Patched, run: Callable[[slice], Tensor], growth: float) -> None:
+        """Hold a few windows from the middle, where they reach furthest, against whole passes.
+
+        Raises:
+            _RefusedError: what speaks against incremental inference; the same in every run.
+        """
+        middle = max(0, len(rows) // 2 - _PROOF // 2)
+        some = slice(middle, middle + _PROOF)
+        try:
+            made = run(some)
+        except Exception as err:
+            raise _RefusedError(f"incremental inference fails here: {type(err).__name__}: {_first_line(err)}") from err
+        expected = self.runner.run(rows[some], rows.index[some])
+        if made.shape != expected.shape:
+            raise _RefusedError(f"incremental inference gives {tuple(made.shape)} and not {tuple(expected.shape)}")
+        if growth < 1:
+            clean = self.runner.run(rows.clean, rows.index[:1])
+            _log.info("`growth` %g changes what windows do to an output by %.1e", growth, _part(made, expected, clean))
+        else:
+            _compare(made, expected)
+        if engine.share > _WORTH:
+            raise _RefusedError(f"incremental inference does {engine.share:.0%} of the work of whole passes")
 
 
-def _some(rows: int) -> slice:
-    """Return a few windows from the middle, where they reach furthest."""
-    middle = max(0, rows // 2 - _PROOF // 2)
-    return slice(middle, middle + _PROOF)
+class _RefusedError(Exception):
+    """Why whole passes are better."""
 
 
-def _refuted(made: Tensor, expected: Tensor, share: float) -> str:
-    """Return what speaks against incremental inference, or an empty string; the same in every run."""
-    if made.shape != expected.shape:
-        return f"gives {tuple(made.shape)} and not {tuple(expected.shape)}"
+def _compare(made: Tensor, expected: Tensor) -> None:
     # each output by itself: one that is huge must not hide what happens to the others
     largest, error = (_of_each_output(value) for value in (expected, made - expected))
     if not (error <= _TOLERANCE.get(expected.dtype, _HALF) * largest).all():
-        return f"differs by {float(error.max()):.1e}"
-    if share > _WORTH:
-        return f"does {share:.0%} of the work of whole passes"
-    return ""
+        raise _RefusedError(f"incremental inference differs by {float(error.max()):.1e}")
+
+
+def _part(made: Tensor, expected: Tensor, clean: Tensor) -> float:
+    """Return the error as a part of the largest change that a window makes to any output."""
+    return float(
+        (made - expected).abs().max() / (expected - clean).abs().max().clamp_min(torch.finfo(clean.dtype).tiny)
+    )
 
 
 def _of_each_output(values: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from medviz.probe.cut import Replace
 from medviz.probe.gradients import gradients, wide
 from medviz.probe.guard import untouched
 from medviz.probe.layers import Layer, module_of
-from medviz.probe.patched import Patched, prepared
+from medviz.probe.patched import Patched, PatchedPasses
 from medviz.probe.runner import Runner
 from medviz.targets import FixedTarget, fix
 
@@ -44,6 +44,7 @@ class _Open:
     inputs: Tensor
     clean: CleanPass
     batches: batching.Batches
+    patched: PatchedPasses
     remembered: dict[Any, Any] = attrs.field(factory=dict)
 
 
@@ -103,7 +104,7 @@ class Probe:
             inputs = self._images.detach().to(self._runner.device, self._runner.dtype, copy=True)
             clean = CleanPass(self._runner, inputs, self._layers, self._graph)
             batches = batching.Batches(self._runner, inputs[:1], self._batch_size, self._progress)
-            self._open = _Open(stack.pop_all(), inputs, clean, batches)
+            self._open = _Open(stack.pop_all(), inputs, clean, batches, PatchedPasses(self._runner))
         return self
 
     def __exit__(
@@ -190,17 +191,27 @@ class Probe:
 
         return torch.cat(list(self._opened().batches.each(len(inputs), run, graph=False)))
 
-    def forward_patched(self, rows: Patched) -> Tensor:
-        """Run copies of one image that differ from it inside of a window, as `forward`, but only what that can change.
+    def forward_patched(self, rows: Patched, target: Any = None, growth: float = 1.0) -> Tensor:
+        """Run copies of one image that differ from it inside of a window, but only what that can change.
 
         Where incremental inference does not prove itself, the whole copies are run.
+
+        Args:
+            rows: the copies.
+            target: what is explained; None: everything.
+            growth: how much of a feature map, along each axis, is run again at most; below 1 the result is approximate,
+                by an error that is measured on a few windows, and logged.
+
+        Returns:
+            The outputs `(M, N, …)`, as `forward`; with a target its scores `(M,)`, as `scores_of`.
         """
-        part = prepared(self._runner, rows)
+        reduce = self.fix(target).score if target is not None else lambda output, index: output
+        part = self._opened().patched.prepared(rows, growth)
         if part is None:
-            return self.forward(rows, rows.index)
+            return self._forward(rows, rows.index, None, reduce)
 
         def run(some: slice) -> Tensor:
-            return wide(outputs.finite(part(some), "the model's output"))
+            return reduce(wide(outputs.finite(part(some), "the model's output")), rows.index[some])
 
         return torch.cat(list(self._opened().batches.each(len(rows), run, graph=False)))
 
