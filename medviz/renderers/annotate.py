@@ -80,9 +80,11 @@ def draw_letters(frames: np.ndarray, letters: Mapping[str, str]) -> np.ndarray:
     if min(height, width) < _SMALLEST or not any(letters.values()):
         return frames
     overlay = _letters(height, width, letters).astype(np.float32) / 255
-    opacity = overlay[..., 3:]
-    ink = overlay[..., :3] * opacity * 255
-    return np.stack([np.rint(frame * (1 - opacity) + ink).astype(np.uint8) for frame in frames])
+    inked = overlay[..., 3] > 0
+    colour, opacity = overlay[inked, :3], overlay[inked, 3:]
+    written: np.ndarray = frames.copy()
+    written[:, inked] = np.rint(frames[:, inked] * (1 - opacity) + colour * opacity * 255)
+    return written
 
 
 def _letters(height: int, width: int, letters: Mapping[str, str]) -> np.ndarray:

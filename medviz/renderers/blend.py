@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-import numpy as np
 
 from medviz.attribution import Attribution
 from medviz.hookspecs import hookimpl
@@ -48,7 +47,7 @@ class Blend(MapRenderer):
         axis = pick_axis(scene.orientation, self.frame_axis)
         places = frame_places(scene, axis, self.frame_axis)
         size = scene.size(axis, self.size)
-        frames = np.stack([scene.picture(axis, at, size) for at in places])
+        frames = scene.pictures(axis, places, size)
         if self.letters:
             frames = draw_letters(frames, edge_letters(scene, axis))
         title = "  ·  ".join(part for part in (describe(attribution), view(scene, axis, places)) if part)

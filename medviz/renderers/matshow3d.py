@@ -161,7 +161,7 @@ class Matshow3d(MapRenderer):
         columns = self._columns(len(places), height, width)
         pixels = math.ceil(_WIDTH * self.dpi / columns)
         size = scene.size(axis, pixels, 2 * pixels)
-        return np.stack([scene.picture(axis, at, size) for at in places])
+        return scene.pictures(axis, places, size)
 
     def _columns(self, count: int, height: int, width: int) -> int:
         return min(count, self.frames_per_row or max(1, round(math.sqrt(count * height / width))))
@@ -174,9 +174,11 @@ class Matshow3d(MapRenderer):
         figure = new_figure(across + 0.4, down + _BAND + 0.2, self.dpi, BACKGROUND)
         full_height = down + _BAND + 0.2
         axes = add_axes(figure, 0.2, 0.2, across, down)
-        volume = np.moveaxis(tiles, -1, 0) / np.float32(255)
-        margin = max(1, round(0.01 * width))
-        matshow3d(volume, axes, frames_per_row=columns, channel_dim=0, margin=margin, interpolation="antialiased")
+        opaque = np.full((count, 1, height, width), 255, np.uint8)  # empty places and margins are not
+        shown = np.concatenate([np.moveaxis(tiles, -1, 1), opaque], 1)
+        sheet = as_sheet(shown, columns, margin=max(1, round(0.01 * width)), fill_value=0, dtype=np.uint8)
+        axes.matshow(sheet, interpolation="antialiased")
+        axes.set_axis_off()
         write(figure, 0.2, full_height - 0.2, title, size=13, weight="bold", va="top")
         write(figure, 0.2, full_height - 0.52, caption, size=10, color=FAINT, va="top")
         return figure

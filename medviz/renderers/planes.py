@@ -106,7 +106,8 @@ class Planes(MapRenderer):
         picture = scene.picture(panel.axis, at[panel.axis], size, wash=not self.contour)
         axes.imshow(picture, extent=extent, aspect="auto", interpolation="antialiased")
         if self.contour:
-            _draw_contours(axes, scene, scene.slice(panel.axis, at[panel.axis], size)[1].numpy(), extent, self.contour)
+            _, scaled = scene.slices(panel.axis, [at[panel.axis]], size)
+            _draw_contours(axes, scene, scaled[0].numpy(), extent, self.contour)
         if self.crosshair:
             _draw_crosshair(axes, panel, [at[i] for i in range(3) if i != panel.axis], extent)
         axes.set(xlim=extent[:2], ylim=extent[2:])

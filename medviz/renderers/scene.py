@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ from medviz.renderers.colour import colour, colour_table
 from medviz.renderers.orientation import Orientation, square_size
 
 _OPACITY_POWER = 0.7  # below 1: half of the maximum is seen well, and still nothing is laid over a map of zero
+_AT_ONCE = (
+    1 << 18
+)  # pixels that are resampled and blended together, so that a long movie takes no more memory than a short
 
 
 @attrs.frozen(eq=False)
@@ -65,15 +70,26 @@ class Scene:
         shape, spacing = self.shape, self.orientation.spacing
         return square_size((shape[kept[0]], shape[kept[1]]), (spacing[kept[0]], spacing[kept[1]]), least, most)
 
-    def slice(self, axis: int, at: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return backdrop `(1 or 3, *size)` and scaled map `(*size)` of one slice, linearly resampled."""
-        backdrop = _resample(self.backdrop.select(axis + 1, at), size)
-        return backdrop, _resample(self.scaled.select(axis, at)[None], size)[0]
+    def slices(self, axis: int, places: Sequence[int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return backdrop `(1 or 3, T, *size)` and scaled map `(T, *size)` of T slices, linearly resampled."""
+        index = torch.tensor(places)
+        backdrop = self.backdrop.index_select(axis + 1, index).movedim(axis + 1, 1)
+        return _resample(backdrop, size), _resample(self.scaled.index_select(axis, index).movedim(axis, 0), size)
+
+    def pictures(self, axis: int, places: Sequence[int], size: tuple[int, int], wash: bool = True) -> np.ndarray:
+        """Return slices `(T, *size, 3)` uint8, with the map laid over them where `wash` is set."""
+        pictures = np.empty((len(places), *size, 3), np.uint8)
+        step = max(1, _AT_ONCE // (size[0] * size[1]))
+        for start in range(0, len(places), step):
+            some = slice(start, start + step)
+            backdrop, scaled = self.slices(axis, places[some], size)
+            pictures[some] = to_uint8(self.wash(backdrop, scaled) if wash else backdrop.expand(3, -1, -1, -1))
+        return pictures
 
     def picture(self, axis: int, at: int, size: tuple[int, int], wash: bool = True) -> np.ndarray:
         """Return one slice `(*size, 3)` uint8, with the map laid over it where `wash` is set."""
-        backdrop, scaled = self.slice(axis, at, size)
-        return to_uint8(self.wash(backdrop, scaled) if wash else backdrop.expand(3, -1, -1))
+        picture: np.ndarray = self.pictures(axis, [at], size, wash)[0]
+        return picture
 
     def colours(self, scaled: np.ndarray) -> np.ndarray:
         """Return the full colours `(N, 3)` of scaled values `(N,)`."""
@@ -81,9 +97,9 @@ class Scene:
         return colour(position, colour_table(self.cmap)).T.numpy()
 
     def wash(self, backdrop: Tensor, scaled: Tensor) -> Tensor:
-        """Lay the scaled map `(H, W)` over the backdrop `(1 or 3, H, W)`; zero is transparent."""
+        """Lay the scaled map `(*S)` over the backdrop `(1 or 3, *S)`, both 2-D or 3-D; zero is transparent."""
         position = (scaled + 1) / 2 if self.signed else scaled
-        opacity = self.alpha * scaled.abs() ** _OPACITY_POWER
+        opacity = scaled.abs().pow_(_OPACITY_POWER).mul_(self.alpha)
         washed: Tensor = blend_images(
             backdrop, position[None], opacity, self.cmap, rescale_arrays=False, transparent_background=False
         )
@@ -96,8 +112,8 @@ def number(value: float) -> str:
 
 
 def to_uint8(picture: Tensor) -> np.ndarray:
-    """Return `(3, H, W)` in [0, 1] as `(H, W, 3)` uint8."""
-    return picture.mul(255).round().clamp(0, 255).byte().movedim(0, -1).contiguous().numpy()
+    """Return `(3, *S)` in [0, 1] as `(*S, 3)` uint8."""
+    return picture.mul(255).round_().clamp_(0, 255).byte().movedim(0, -1).contiguous().numpy()
 
 
 def pick_axis(orientation: Orientation, frame_axis: int | None) -> int:
@@ -126,8 +142,10 @@ def frame_places(scene: Scene, axis: int, frame_axis: int | None) -> list[int]:
     return places[::-1] if against else places
 
 
-def _resample(x: Tensor, size: tuple[int, int]) -> Tensor:  # (C, h, w) -> (C, *size)
-    if x.shape[1:] == size:
+def _resample(x: Tensor, size: tuple[int, int]) -> Tensor:  # (C, T, h, w) or (T, h, w) -> (…, *size)
+    old = x.shape[-2:]
+    if old == size:
         return x
-    smaller = any(new < old for new, old in zip(size, x.shape[1:], strict=True))
-    return interpolate(x[None], size, mode="bilinear", antialias=smaller)[0]
+    smaller = any(new < n for new, n in zip(size, old, strict=True))
+    planes = interpolate(x.reshape(1, -1, *old), size, mode="bilinear", antialias=smaller)
+    return planes.view(*x.shape[:-2], *size)
