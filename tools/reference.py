@@ -150,7 +150,7 @@ def table(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", ", ")
 
 
 def entry(path: str, heading: str) -> str:
