@@ -84,14 +84,16 @@ class _Ear(logging.Handler):
 def heard() -> Iterator[list[str]]:
     """Collect what medviz logs where it does not work incrementally: a number must not hide that."""
     logger, ear = logging.getLogger("medviz"), _Ear()
-    level = logger.level
+    level, passed_on = logger.level, logger.propagate
     logger.addHandler(ear)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # not onto the terminal
     try:
         yield ear.reasons
     finally:
         logger.removeHandler(ear)
         logger.setLevel(level)
+        logger.propagate = passed_on
 
 
 def _ours(method: Occlusion, model: nn.Module, image: Tensor) -> Tensor:
