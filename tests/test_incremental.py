@@ -166,6 +166,23 @@ def test_boxes_go_through_the_layers_that_have_a_rule(layer: Callable[[], nn.Mod
     assert (engine.share < 0.5) == (layer in WINDOW_LAYERS)
 
 
+@given(
+    kernels=st.lists(st.tuples(st.integers(1, 7), st.integers(1, 5)), min_size=1, max_size=4),
+    strides=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 2)), min_size=4, max_size=4),
+    mask=st.tuples(st.integers(1, 19), st.integers(1, 12)),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_windows_that_fill_one_axis_and_not_the_other(
+    kernels: list[tuple[int, int]], strides: list[tuple[int, int]], mask: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for kernel, stride in zip(kernels, strides, strict=False):
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        layers += [nn.Conv2d(2 if layers else 1, 2, kernel, stride, padding), nn.Tanh()]
+    check(nn.Sequential(*layers, *head(2)), torch.rand(1, 1, 20, 60), mask, changes=False)
+
+
 class Wired(nn.Module):
     """Branches, sums, products and concatenations, in and out of place, with numbers and buffers."""
 
@@ -328,8 +345,8 @@ def test_boxes_that_stop_growing_save_work_and_come_close() -> None:
         made, expected, share = grown(deep(), growth)
         shares.append(share)
         errors.append(float((made - expected).abs().max() / (expected - expected.mean(0)).abs().max()))
-    assert shares[0] > 1.2 * shares[1] > 2 * shares[2]
-    assert errors[0] < 1e-10 < errors[1] < errors[2] < 0.5
+    assert shares[0] > 1.1 * shares[1] > 2 * shares[2]
+    assert errors[0] < 1e-10 < errors[1] < errors[2] < 2
 
 
 def test_nothing_is_lost_where_windows_do_not_reach_as_far_as_they_could() -> None:
@@ -451,9 +468,9 @@ def test_growth_tells_how_far_from_exact_it_is(caplog: pytest.LogCaptureFixture)
     exact = Occlusion(8, 0.5)(model, image, 1).values
     assert "growth" not in caplog.text
     near = Occlusion(8, 0.5, growth=0.3)(model, image, 1).values
-    said = re.search(r"`growth` 0.3 changes what windows do to an output by (\S+)", caplog.text)
+    said = re.search(r"`growth` 0.3 changes what windows do to an output by up to (\S+)", caplog.text)
     assert said is not None
-    assert 0 < float(said[1]) < 0.5
+    assert 0 < float(said[1]) < 2
     assert 0 < (near - exact).abs().max() < 2 * float(said[1]) * exact.abs().max()
 
 

@@ -22,12 +22,13 @@ class Box:
     Args:
         clean: the map, `(1, C, *S)`; on the meta device where nobody will look at it.
         block: what stands in the boxes, `(M, C, *L)`.
-        starts: the first voxel of each box along each axis, M × nd.
+        reach: the first voxel along each axis that each patch can have changed, M × nd; it may lie outside of the map,
+            into which the boxes are moved.
     """
 
     clean: Tensor
     block: Tensor
-    starts: Starts
+    reach: Starts
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -38,6 +39,11 @@ class Box:
     def shape(self) -> tuple[int, ...]:
         """The size of the whole map, `*S`."""
         return tuple(self.clean.shape[2:])
+
+    @property
+    def starts(self) -> Starts:
+        """The first voxel of each box along each axis, M × nd."""
+        return inside(self.reach, self.size, self.shape)
 
     def whole(self) -> Tensor:
         """Return the M whole maps, `(M, C, *S)`."""
@@ -96,20 +102,24 @@ def _cut_by_index(clean: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
     return views[which].movedim(1, 0).contiguous()
 
 
-def union(boxes: Sequence[Box], shape: Sequence[int]) -> tuple[Starts, tuple[int, ...]]:
-    """Return the starts and the one size of boxes that hold all of `boxes`, inside of maps of `shape`."""
-    axes = range(len(shape))
-    low = [[min(box.starts[i][a] for box in boxes) for a in axes] for i in range(len(boxes[0].starts))]
-    high = [[max(box.starts[i][a] + box.size[a] for box in boxes) for a in axes] for i in range(len(low))]
-    size = tuple(max(h[a] - s[a] for h, s in zip(high, low, strict=True)) for a in axes)
-    return [[min(s[a], shape[a] - size[a]) for a in axes] for s in low], size
+def union(boxes: Sequence[Box]) -> tuple[Starts, tuple[int, ...]]:
+    """Return the reach and the one size of boxes that hold all of `boxes`."""
+    axes = range(len(boxes[0].size))
+    low = [[min(box.reach[i][a] for box in boxes) for a in axes] for i in range(len(boxes[0].reach))]
+    high = [[max(box.reach[i][a] + box.size[a] for box in boxes) for a in axes] for i in range(len(low))]
+    return low, tuple(max(h[a] - s[a] for h, s in zip(high, low, strict=True)) for a in axes)
 
 
-def cropped(starts: Starts, size: Sequence[int], shape: Sequence[int], growth: float) -> tuple[Starts, tuple[int, ...]]:
-    """Return the middle of boxes that fill more than `growth` of a map of `shape` along an axis."""
-    most = [max(1, math.floor(growth * whole)) for whole in shape]
-    kept = tuple(min(n, m) for n, m in zip(size, most, strict=True))
-    return [[s + (n - k) // 2 for s, n, k in zip(start, size, kept, strict=True)] for start in starts], kept
+def kept(reach: Starts, size: Sequence[int], shape: Sequence[int], growth: float) -> tuple[Starts, tuple[int, ...]]:
+    """Return the middle of boxes that fill more than `growth` of a map of `shape` along an axis: reach and size."""
+    cut = tuple(min(n, max(1, math.floor(growth * whole))) for n, whole in zip(size, shape, strict=True))
+    axes = list(zip(size, cut, shape, strict=True))
+    return [[s + (n - k) // 2 if k < w else 0 for s, (n, k, w) in zip(r, axes, strict=True)] for r in reach], cut
+
+
+def inside(reach: Starts, size: Sequence[int], shape: Sequence[int]) -> Starts:
+    """Return the first voxels of boxes that are moved into a map of `shape`."""
+    return [[min(max(r, 0), w - n) for r, n, w in zip(start, size, shape, strict=True)] for start in reach]
 
 
 def fraction(size: Sequence[int], shape: Sequence[int]) -> float:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from medviz.incremental import windows
-from medviz.incremental.boxes import Box, Starts, cropped, cut, fraction, union
+from medviz.incremental.boxes import Box, Starts, cut, fraction, inside, kept, union
 
 _ELEMENTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
@@ -83,7 +83,7 @@ class Rules:
         if clean.ndim != self.nd + 2:
             return None
         if args[0] is boxes[0] and is_elementwise(node, module) and not _has_tensor(args[1:], kwargs):
-            return Box(clean, run((boxes[0].block, *args[1:]), kwargs), boxes[0].starts)
+            return Box(clean, run((boxes[0].block, *args[1:]), kwargs), boxes[0].reach)
         if module is not None:
             return self._through_layer(module, boxes[0], clean)
         return self._through_function(node, args, kwargs, clean, run)
@@ -124,10 +124,11 @@ class Rules:
     ) -> Box | None:
         if window is None:
             return None
-        starts, size = cropped(*window.reach(box, clean.shape[2:]), clean.shape[2:], self.growth)
-        if fraction(size, clean.shape[2:]) > self.dense:
+        shape = clean.shape[2:]
+        reach, size = kept(*window.reach(box), shape, self.growth)
+        if fraction(size, shape) > self.dense:
             return None
-        return Box(clean, window(box, starts, size), starts)
+        return Box(clean, window(box, inside(reach, size, shape), size), reach)
 
     def _combine(self, values: Sequence[Any], run: Callable[[list[Any]], Tensor], clean: Tensor) -> Box | None:
         """Return the box of an operation that works voxel by voxel on several maps of one grid."""
@@ -135,9 +136,9 @@ class Rules:
         shape = tuple(clean.shape[2:])
         if any(box.shape != shape for box in boxes):
             return None
-        starts, size = cropped(*union(boxes, shape), shape, self.growth)
-        blocks = [_block(value, starts, size, shape) for value in values]
-        return None if any(block is None for block in blocks) else Box(clean, run(blocks), starts)
+        reach, size = kept(*union(boxes), shape, self.growth)
+        blocks = [_block(value, inside(reach, size, shape), size, shape) for value in values]
+        return None if any(block is None for block in blocks) else Box(clean, run(blocks), reach)
 
 
 def is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
@@ -170,7 +171,7 @@ def _padded(box: Box, padding: Any, clean: Tensor) -> Box | None:
     for i, p in enumerate(padding[::2]):  # the last axis comes first
         if i < len(before):
             before[-1 - i] = p
-    return Box(clean, box.block, [[s + p for s, p in zip(start, before, strict=True)] for start in box.starts])
+    return Box(clean, box.block, [[s + p for s, p in zip(start, before, strict=True)] for start in box.reach])
 
 
 def _block(value: Any, starts: Starts, size: tuple[int, ...], shape: tuple[int, ...]) -> Any:

@@ -34,21 +34,13 @@ class Window:
     run: Callable[[Tensor], Tensor]
     outside: float | str = 0.0
 
-    def reach(self, box: Box, shape: Sequence[int]) -> tuple[Starts, Size]:
-        """Return the boxes of the output, of `shape`, that a box of the input can reach."""
-        extent = self._extent
-        size = tuple(
-            min((n + e - 2) // s + 1, whole)
-            for n, e, s, whole in zip(box.size, extent, self.stride, shape, strict=True)
-        )
-        starts = []
-        for start in box.starts:
-            first = [
-                -((e - 1 - low - a) // s)
-                for a, e, s, (low, _) in zip(start, extent, self.stride, self.padding, strict=True)
-            ]
-            starts.append([min(max(f, 0), w - n) for f, w, n in zip(first, shape, size, strict=True)])
-        return starts, size
+    def reach(self, box: Box) -> tuple[Starts, Size]:
+        """Return the boxes of the output that a box of the input can reach: their first voxels and size."""
+        axes = list(zip(self._extent, self.stride, self.padding, strict=True))
+        size = tuple((n + e - 2) // s + 1 for n, (e, s, _) in zip(box.size, axes, strict=True))
+        return [
+            [-((e - 1 - low - a) // s) for a, (e, s, (low, _)) in zip(r, axes, strict=True)] for r in box.reach
+        ], size
 
     def __call__(self, box: Box, starts: Starts, size: Size) -> Tensor:
         """Return the output inside of the boxes, `(M, C, *size)`."""
@@ -87,12 +79,11 @@ class Transposed:
     dilation: Size
     run: Callable[[Tensor], Tensor]
 
-    def reach(self, box: Box, shape: Sequence[int]) -> tuple[Starts, Size]:
-        """Return the boxes of the output, of `shape`, that a box of the input can reach."""
-        axes = list(zip(box.size, self._extent, self.stride, shape, strict=True))
-        size = tuple(min((n - 1) * s + e, whole) for n, e, s, whole in axes)
-        first = [[a * s - p for a, s, p in zip(start, self.stride, self.padding, strict=True)] for start in box.starts]
-        return [[min(max(f, 0), w - n) for f, w, n in zip(start, shape, size, strict=True)] for start in first], size
+    def reach(self, box: Box) -> tuple[Starts, Size]:
+        """Return the boxes of the output that a box of the input can reach: their first voxels and size."""
+        size = tuple((n - 1) * s + e for n, e, s in zip(box.size, self._extent, self.stride, strict=True))
+        reach = [[a * s - p for a, s, p in zip(r, self.stride, self.padding, strict=True)] for r in box.reach]
+        return reach, size
 
     def __call__(self, box: Box, starts: Starts, size: Size) -> Tensor:
         """Return the output inside of the boxes, `(M, C, *size)`."""
