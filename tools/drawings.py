@@ -9,9 +9,7 @@ from svg import arrow, box, drawing, rect, text
 from torch import nn
 
 from medviz.demo.network import LesionNet
-from medviz.incremental.boxes import Box
-from medviz.incremental.engine import Incremental
-from medviz.incremental.rules import Window
+from medviz.incremental import Incremental
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "images"
 SCAN = (1, 1, 128, 96, 24)
@@ -116,25 +114,32 @@ def _outputs(network: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
 
 
 def _boxes() -> tuple[list[tuple[str, int, int, int]], float]:
-    """Return name, side of the map, first voxel and side of the box of each layer, and the share of the work."""
-    convolutions = [nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)]
+    """Return name, side of the map, first voxel and side of the box of each layer, and the share of the work.
+
+    The boxes are seen: they hold every value that another patch has changed. The share is what the engine says.
+    """
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(i, o, 3, padding=1) for i, o in ((1, 8), (8, 16), (16, 32))]
     first, second, third = convolutions
-    steps = {"conv": first, "pool": nn.MaxPool2d(2), "conv ": second, "pool ": nn.MaxPool2d(2), "conv  ": third}
-    model = nn.Sequential(*steps.values(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 2)).eval()
+    layers = (first, nn.AvgPool2d(2), second, nn.AvgPool2d(2), third)
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 2)).eval()
     start = (PHOTO - PATCH) // 2
-    image, patch = torch.zeros(1, 1, PHOTO, PHOTO), torch.ones(1, 1, PATCH, PATCH)
+    clean, patch = torch.zeros(1, 1, PHOTO, PHOTO), torch.ones(1, 1, PATCH, PATCH)
+    changed = clean.clone()
+    changed[..., start : start + PATCH, start : start + PATCH] = patch
     with torch.no_grad():
-        engine = Incremental(model, image)
+        engine = Incremental(model, clean)
         engine.run(patch, torch.tensor([[start, start]]))
-        rows, value = [("image", PHOTO, start, PATCH)], Box(image, patch, [[start, start]])
-        for name, layer in steps.items():
-            clean, window = layer(value.clean), Window.of(layer, 2)
-            if window is None:
-                raise RuntimeError(f"{layer} has no rule.")
-            starts, size = window.reach(value, clean.shape[2:])
-            value = Box(clean, window(value, starts, size), starts)
-            rows.append((name, clean.shape[-1], starts[0][0], size[0]))
+        rows = [_box_of("image", clean, changed)]
+        for layer in layers:
+            clean, changed = layer(clean), layer(changed)
+            rows.append(_box_of("conv" if layer in convolutions else "pool", clean, changed))
     return rows, engine.share
+
+
+def _box_of(name: str, clean: torch.Tensor, changed: torch.Tensor) -> tuple[str, int, int, int]:
+    (where,) = ((changed - clean).abs().amax((0, 1, 2)) > 1e-6).nonzero(as_tuple=True)
+    return name, clean.shape[-1], int(where[0]), int(where[-1] - where[0]) + 1
 
 
 DRAWINGS = {"cut-graph.svg": cut_graph, "shared-pass.svg": shared_pass, "incremental.svg": incremental}

@@ -80,7 +80,7 @@ def cases() -> dict[str, Case]:
         "window": window,
         "heavy": {
             "occlusion": "mask_size=32",
-            "rise": "n_masks=300,seed=0",
+            "rise": "n_masks=200,seed=0",
             "ablationcam": "layer=_blocks.14",  # 192 maps and not 1280: each costs a pass
             "scorecam": "layer=_blocks.14",
         },
@@ -105,7 +105,7 @@ def scan_case() -> Case:
         region=lesion.mask,
         heavy={
             "occlusion": "mask_size=[12,12,6],overlap=0.5,occluder=mean_patch",
-            "rise": "n_masks=500,cells=12,keep=0.9,seed=0",
+            "rise": "n_masks=300,cells=12,keep=0.9,seed=0",
         },
         voxel=lesion.center,
         window=(0.0, 950.0),
