@@ -258,39 +258,6 @@ def test_it_can_be_asked_for_in_a_plugin_string() -> None:
     assert got.provenance["parameters"]["refine_above"] == 0.5  # type: ignore[union-attr]
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
-@given(
-    shape=st.lists(st.integers(1, 15), min_size=1, max_size=3),
-    size=st.integers(1, 9),
-    overlap=st.floats(0, 0.95),
-    level=st.integers(0, 4),
-    seed=st.integers(0, 99),
-)
-def test_coarser_grids_lie_in_finer_ones_and_leave_no_voxel_out(
-    shape: list[int], size: int, overlap: float, level: int, seed: int
-) -> None:
-    grid = grid_over(shape, size, overlap)
-    places, finer = grid.every(2 << level), grid.every(1 << level)
-    assert grid.every(1).all()
-    assert (finer | ~places).all()
-    assert grid.held(places).equal(grid.held(finer))
-    assert grid.held(places).all()
-    assert (
-        grid.windows().corners.tolist()
-        == Windows.over(shape, grid.size, overlap, [(0, s) for s in shape]).corners.tolist()
-    )
-    chosen = torch.rand(grid.counts, generator=torch.Generator().manual_seed(seed)) < 0.2
-    voxels = torch.zeros(shape, dtype=torch.bool)
-    windows = grid.windows(chosen)
-    for i in range(len(windows)):
-        voxels[windows.box(i)] = True
-    assert grid.held(chosen).equal(voxels)
-    some = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.1
-    every = grid.windows()
-    holds = torch.tensor([bool(some[every.box(i)].any()) for i in range(len(grid))]).view(grid.counts)
-    assert grid.holding(some).equal(holds)
-
-
 def test_no_window_is_run_twice() -> None:
     seen: list[tuple[int, ...]] = []
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medviz.windows import Windows, cut_out
+from medviz import windows as module
+from medviz.windows import Grid, Windows, cut_out
 
 
 def over(shape: tuple[int, ...], size: tuple[int, ...], overlap: float = 0.0, region: object = None) -> Windows:
@@ -142,3 +143,49 @@ def test_cut_out() -> None:
     assert torch.equal(patches[1], image[:, 3:5, 0:3])
     patches.zero_()  # a copy
     assert image.sum() == math.comb(40, 2)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    shape=st.lists(st.integers(1, 15), min_size=1, max_size=3),
+    size=st.integers(1, 9),
+    overlap=st.floats(0, 0.95),
+    level=st.integers(0, 4),
+    seed=st.integers(0, 99),
+)
+def test_coarser_grids_lie_in_finer_ones_and_leave_no_voxel_out(
+    shape: list[int], size: int, overlap: float, level: int, seed: int
+) -> None:
+    grid = Grid.over(shape, (size,) * len(shape), overlap, [(0, s) for s in shape])
+    places, finer = grid.every(2 << level), grid.every(1 << level)
+    assert grid.every(1).all()
+    assert (finer | ~places).all()
+    assert grid.held(places).equal(grid.held(finer))
+    assert grid.held(places).all()
+    assert (
+        grid.windows().corners.tolist()
+        == Windows.over(shape, grid.size, overlap, [(0, s) for s in shape]).corners.tolist()
+    )
+    chosen = torch.rand(grid.counts, generator=torch.Generator().manual_seed(seed)) < 0.2
+    voxels = torch.zeros(shape, dtype=torch.bool)
+    windows = grid.windows(chosen)
+    for i in range(len(windows)):
+        voxels[windows.box(i)] = True
+    assert grid.held(chosen).equal(voxels)
+    some = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.1
+    every = grid.windows()
+    holds = torch.tensor([bool(some[every.box(i)].any()) for i in range(len(grid))]).view(grid.counts)
+    assert grid.holding(some).equal(holds)
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 1 << 20])
+def test_both_ways_of_adding_windows_up_give_the_same_to_the_last_bit(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows, generator = over((9, 8, 7), (4, 3, 5), 0.6), torch.Generator().manual_seed(0)
+    values, weight = torch.randn(len(windows), 3, generator=generator), torch.rand(4, 3, 5, generator=generator)
+    monkeypatch.setattr(module, "_SMALL", 0)
+    one_by_one = windows.blend(values, weight)
+    monkeypatch.setattr(module, "_SMALL", 60)
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    assert torch.equal(windows.blend(values, weight), one_by_one)
