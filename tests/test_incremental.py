@@ -93,6 +93,8 @@ WINDOW_LAYERS: list[Callable[[], nn.Module]] = [
 
 WHOLE_LAYERS: list[Callable[[], nn.Module]] = [  # what has no rule, and is run on whole maps
     lambda: nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"),
+    lambda: nn.Conv2d(2, 4, (3, 4), padding=(1, 2), padding_mode="reflect"),
+    lambda: nn.Conv2d(2, 4, 1, padding=2, padding_mode="replicate"),
     lambda: nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(nn.ZeroPad2d((-1, 2, 0, 0)), nn.Conv2d(2, 4, 3)),

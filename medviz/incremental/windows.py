@@ -133,10 +133,12 @@ def convolution(
     groups: int = 1,
     mode: str = "zeros",
 ) -> Window | None:
-    """Return the window of a convolution; None where the map goes on at its other end."""
+    """Return the window of a convolution; None where its padding shows what is no neighbour of the windows there."""
     kernel, nd = tuple(weight.shape[2:]), weight.ndim - 2
     stride, dilation = _each(stride, nd), _each(dilation, nd)
-    if mode == "circular":
+    margin = _margin(padding, kernel, dilation)
+    near = all((k - 1) * d >= 2 * max(both) for k, d, both in zip(kernel, dilation, margin, strict=True))
+    if mode == "circular" or (mode != "zeros" and not near):
         return None
     function: Any = F.conv2d if nd == 2 else F.conv3d
 
@@ -145,7 +147,7 @@ def convolution(
         return out
 
     outside = 0.0 if mode == "zeros" else mode
-    return Window(kernel, stride, _margin(padding, kernel, dilation), dilation, run, outside)
+    return Window(kernel, stride, margin, dilation, run, outside)
 
 
 def max_pool(nd: int, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Window:
