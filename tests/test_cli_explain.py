@@ -198,7 +198,7 @@ def test_a_ready_made_module_is_taken_as_it_is(folder: Path) -> None:
         (("--explainer", "gradcam", "--model-arg", "depth=3", *MAP), "depth"),
         (("--explainer", "gradcam", "--preprocess", "nets_for_cli:lose", *MAP), "returned a Tensor; expected a medviz"),
         (("--explainer", "gradcam", "--renderer", "planes", *MAP), "no sink takes its pictures"),
-        (("--explainer", "gradcam", "--wrap", "timing", *MAP), "no plugin 'timing' among the wrappers"),
+        (("--explainer", "gradcam", "--wrap", "stopwatch", *MAP), "no plugin 'stopwatch' among the wrappers"),
         (("--explainer", "gradcam", "--reader", "nift", *MAP), "did you mean 'nifti'"),
         (("--explainer", "gradcam", "--batch-size", "0", *MAP), "neither 'auto' nor a positive number"),
         (("--explainer", "gradcam", "--output", "logits", *MAP), "logits"),

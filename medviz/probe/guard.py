@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medviz.probe.models import modules
 from medviz.probe.snapshot import Containers, Values, same
 
 
@@ -58,7 +59,7 @@ class _State:
     """What can change in a model while it runs, and the global random states."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = [_Module(module) for module in model.modules()]
+        self.modules = [_Module(module) for module in modules(model)]
         self.parameters = [(p, p.requires_grad, p.grad) for p in self._registered("_parameters", model.parameters)]
         self.containers = Containers()
         on_modules = [t for module in self.modules for t in self.containers.keep(module.attributes.values())]

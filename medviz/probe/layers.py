@@ -37,14 +37,23 @@ def module_of(model: nn.Module, name: str) -> nn.Module:
     Raises:
         ValueError: there is none, or it takes no hooks.
     """
-    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
-    if name not in modules or not name:
+    found = _at(model, name)
+    if found is None:
+        modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         raise ValueError(
             f"`layer` {name!r} is not in the model{suggest(name, modules)} "
             "List the layers with dict(model.named_modules()) or `medviz layers`."
         )
-    refuse_scripted(modules[name], f"`layer` {name!r}")
-    return modules[name]
+    refuse_scripted(found, f"`layer` {name!r}")
+    return found
+
+
+def _at(model: nn.Module, name: str) -> nn.Module | None:
+    """Return the module called `name`; to list all names takes longer than a small part of a pass."""
+    found: nn.Module | None = model if name else None
+    for part in name.split("."):
+        found = None if found is None else dict(found._modules.items()).get(part)
+    return found
 
 
 def refuse_scripted(module: nn.Module, what: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medviz.incremental.engine import Incremental
+from medviz.probe.models import modules
 from medviz.probe.outputs import select
 from medviz.probe.runner import Runner
 
@@ -97,7 +98,7 @@ class PatchedPasses:
         model, arguments = self.runner.model, self.runner.arguments
         if arguments.args or arguments.kwargs:
             raise _RefusedError("the model takes more than the image")
-        if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        if any(module._forward_hooks or module._forward_pre_hooks for module in modules(model)):
             raise _RefusedError("the model has hooks")
         self._held = None  # so that two images' activations are never alive at once
         try:
