@@ -564,10 +564,16 @@ def test_the_automatic_batch_size_fits_the_free_memory(monkeypatch: pytest.Monke
     cpu = torch.device("cpu")
     assert batching.free_memory(cpu) > 0
     monkeypatch.setattr(batching, "free_memory", lambda device: 8_000)
-    assert batching.automatic(batching.alive([50, 100], graph=False), cpu) == 5
-    assert batching.automatic(batching.alive([50, 100], graph=True), torch.device("cuda")) == 13
-    assert batching.automatic(batching.alive([50, 100], graph=True), cpu) == 8  # more would leave the cache
-    assert batching.automatic(10**9, cpu) == 1
+    cuda = torch.device("cuda")
+    assert batching.automatic(batching.alive([50, 100], graph=False), cpu, graph=False) == 5
+    assert batching.automatic(batching.alive([50, 100], graph=True), cuda, graph=True) == 13
+    assert [batching.automatic(10, device, graph) for device in (cpu, cuda) for graph in (False, True)] == [
+        8,
+        2,
+        64,
+        64,
+    ]
+    assert batching.automatic(10**9, cpu, graph=False) == 1
     # its largest output is the stem's, 4 × 8 × 8 floats: 1,024 bytes, four alive, a quarter free
     model = Counted(Net())
     monkeypatch.setattr(batching, "free_memory", lambda device: 3 * 4 * 4 * 1024)

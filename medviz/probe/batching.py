@@ -17,8 +17,9 @@ from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
 
 _log = logging.getLogger("medviz")
-_MOST = {"cpu": 8}  # rows at once: on a CPU more of them leave the cache, and take up to twice as long each
-_MOST_ELSEWHERE = 64
+_MOST = 64  # rows at once
+_MOST_ON_CPU = 8  # more of them leave the cache, and take up to twice as long each
+_MOST_ON_CPU_WITH_GRAPH = 2
 _SHARE = 0.25  # of the free memory
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 _LIVE = 4  # outputs of the size of the largest that are alive at once: a block's input, its branches, its sum
@@ -79,7 +80,7 @@ class Batches:
         if isinstance(self.size, int):
             return self.size
         self._outputs = self._outputs or self._measure()
-        return automatic(alive(self._outputs, graph), self.one.device)
+        return automatic(alive(self._outputs, graph), self.one.device, graph)
 
     def _measure(self) -> list[int]:
         """The size of what each layer returns for one image, in bytes."""
@@ -122,9 +123,10 @@ def _out_of_memory(err: RuntimeError) -> bool:
     return isinstance(err, torch.OutOfMemoryError) or any(text in str(err) for text in _NO_MEMORY)
 
 
-def automatic(alive: int, device: torch.device) -> int:
+def automatic(alive: int, device: torch.device, graph: bool) -> int:
     """Return how many rows fit a quarter of the free memory, where the tensors of one take `alive` bytes at once."""
-    return max(1, min(_MOST.get(device.type, _MOST_ELSEWHERE), int(_SHARE * free_memory(device)) // max(1, alive)))
+    most = _MOST if device.type != "cpu" else _MOST_ON_CPU_WITH_GRAPH if graph else _MOST_ON_CPU
+    return max(1, min(most, int(_SHARE * free_memory(device)) // max(1, alive)))
 
 
 def alive(outputs: Sequence[int], graph: bool) -> int:
