@@ -57,6 +57,7 @@ def interleaved(
     device: str = "cpu",
     warm: bool = False,
     clock: Callable[[Way, str], float] = seconds,
+    after: Way | None = None,
 ) -> dict[str, list[float]]:
     """Return the seconds of each way in each round, in the order A B C A B C …, after one round that does not count.
 
@@ -66,14 +67,18 @@ def interleaved(
         device: whose clock counts.
         warm: each way has been called just now, so that the first round counts.
         clock: how one call is timed.
+        after: called after each call, and not timed.
     """
+    after = after or (lambda: None)
     if not warm:
         for way in ways.values():
             way()
+            after()
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             taken[name].append(clock(way, device))
+            after()
     return taken
 
 
