@@ -22,6 +22,7 @@ from medviz.image import as_batch
 from medviz.model_arguments import ModelArguments
 from medviz.probe import Probe
 from medviz.probe.batching import BatchSize, check_batch_size
+from medviz.probe.compiled import check_compiled
 from medviz.probe.models import inner, mixes_rows
 from medviz.relay import as_wrappers, run_explainer
 from medviz.targets import as_targets, take
@@ -41,6 +42,7 @@ def explain(
     autocast: bool | torch.dtype | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
+    compiled: bool | str = False,
     wrappers: Wrappers = (),
 ) -> Attribution | list[Attribution]:
     """Explain what `model` says of `image`, by one or more methods, for one or more targets, in one forward pass.
@@ -63,6 +65,10 @@ def explain(
         autocast: None: as it is around the call; True, False or a dtype.
         device: where the images go; None: to the model's own device. The model is never moved.
         progress: show a bar where there are many passes and stderr is a terminal.
+        compiled: run the perturbed copies of occlusion, RISE and the like through `torch.compile`: True, or its mode;
+            "reduce-overhead" uses CUDA graphs. It takes minutes before the first map, so that it pays for many passes
+            only; gradients, and what is run incrementally, stay as they are. Where it fails or gives something else,
+            the network runs as it is, and the log says why.
         wrappers: names or instances of wrappers around the explainers' hooks, the first outermost.
 
     Returns:
@@ -80,6 +86,7 @@ def explain(
     arguments = ModelArguments(tuple(model_args), dict(model_kwargs or {}))
     arguments.check(len(images))
     check_batch_size(batch_size)
+    check_compiled(compiled)
     around = as_wrappers(wrappers)
     batches: list[list[Attribution]] = []
     for index in _chunks(len(images), batch_size, inner(model)):
@@ -95,6 +102,7 @@ def explain(
             autocast=autocast,
             device=device,
             progress=progress,
+            compiled=compiled,
         )
         part = None if affines is None else affines[index.numpy()]
         taken = [(one.label, take(one, index, len(images))) for one in targets]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import torch
@@ -15,25 +15,18 @@ from tqdm import tqdm
 from medviz.errors import suggest
 from medviz.image import check_batch
 from medviz.model_arguments import ModelArguments
-from medviz.probe import batching, models, outputs
+from medviz.probe import batching, models
 from medviz.probe.clean import CleanPass
-from medviz.probe.cut import Replace
+from medviz.probe.compiled import Compiled, CompiledPasses, check_compiled
 from medviz.probe.gradients import gradients, wide
 from medviz.probe.guard import untouched
-from medviz.probe.layers import Layer, module_of
+from medviz.probe.layers import Layer
 from medviz.probe.patched import Patched, PatchedPasses
+from medviz.probe.perturbed import PerturbedPasses, Rows, which_image
 from medviz.probe.runner import Runner
 from medviz.targets import FixedTarget, fix
 
 Rule = Callable[[], contextlib.AbstractContextManager[Any]]
-
-
-class Rows(Protocol):
-    """Rows of images that may be made when they are needed; a tensor `(M, C, *S)` is one of them."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
 @attrs.frozen(eq=False)
@@ -44,7 +37,7 @@ class _Open:
     inputs: Tensor
     clean: CleanPass
     batches: batching.Batches
-    patched: PatchedPasses
+    perturbed: PerturbedPasses
     remembered: dict[Any, Any] = attrs.field(factory=dict)
 
 
@@ -66,6 +59,7 @@ class Probe:
         autocast: None: as it is around the call; True, False or a dtype.
         device: where the images go; None: to the model's first parameter.
         progress: show a bar for perturbed copies.
+        compiled: run perturbed copies through `torch.compile`; True, or its mode, such as "reduce-overhead".
     """
 
     def __init__(
@@ -81,6 +75,7 @@ class Probe:
         autocast: bool | torch.dtype | None = None,
         device: torch.device | str | None = None,
         progress: bool = False,
+        compiled: Compiled = False,
     ) -> None:
         model = models.unwrap(model)
         check_batch(images)
@@ -91,7 +86,7 @@ class Probe:
         self._runner = Runner(model, where, dtype, arguments, output, cast)
         self._images, self._layers, self._graph = images, layers, graph
         self._batch_size = batching.check_batch_size(batch_size)
-        self._progress = progress
+        self._progress, self._compiled = progress, check_compiled(compiled)
         self._open: _Open | None = None
 
     def __enter__(self) -> Probe:
@@ -104,7 +99,9 @@ class Probe:
             inputs = self._images.detach().to(self._runner.device, self._runner.dtype, copy=True)
             clean = CleanPass(self._runner, inputs, self._layers, self._graph)
             batches = batching.Batches(self._runner, inputs[:1], self._batch_size, self._progress)
-            self._open = _Open(stack.pop_all(), inputs, clean, batches, PatchedPasses(self._runner))
+            compiled = CompiledPasses(self._runner, self._compiled) if self._compiled else None
+            perturbed = PerturbedPasses(self._runner, clean, batches, compiled, PatchedPasses(self._runner))
+            self._open = _Open(stack.pop_all(), inputs, clean, batches, perturbed)
         return self
 
     def __exit__(
@@ -161,7 +158,8 @@ class Probe:
         Returns:
             The outputs `(M, N, …)`, float32 or float64.
         """
-        return self._forward(inputs, index, replace, lambda output, rows: output)
+        index = self._index(index, len(inputs))
+        return self._opened().perturbed.run(inputs, index, replace or {})
 
     def scores_of(
         self, target: Any, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Rows] | None = None
@@ -170,26 +168,8 @@ class Probe:
 
         Args and errors as `forward`.
         """
-        return self._forward(inputs, index, replace, self.fix(target).score)
-
-    def _forward(
-        self,
-        inputs: Rows,
-        index: Tensor | None,
-        replace: Mapping[str, Rows] | None,
-        reduce: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        replace = replace or {}
         index = self._index(index, len(inputs))
-        modules = {name: module_of(self._runner.model, name) for name in replace}
-        calls = self._clean.calls(list(modules)) if modules else {}
-
-        def run(rows: slice) -> Tensor:
-            with Replace(modules, {n: t[rows] for n, t in replace.items()}, calls).hooks():
-                output = self._runner.run(inputs[rows], index[rows])
-            return reduce(wide(outputs.finite(output, "the model's output")), index[rows])
-
-        return torch.cat(list(self._opened().batches.each(len(inputs), run, graph=False)))
+        return self._opened().perturbed.run(inputs, index, replace or {}, self.fix(target).score)
 
     def forward_patched(self, rows: Patched, target: Any = None, growth: float = 1.0) -> Tensor:
         """Run copies of one image that differ from it inside of a window, but only what that can change.
@@ -205,15 +185,8 @@ class Probe:
         Returns:
             The outputs `(M, N, …)`, as `forward`; with a target its scores `(M,)`, as `scores_of`.
         """
-        reduce = self.fix(target).score if target is not None else lambda output, index: output
-        part = self._opened().patched.prepared(rows, growth)
-        if part is None:
-            return self._forward(rows, rows.index, None, reduce)
-
-        def run(some: slice) -> Tensor:
-            return reduce(wide(outputs.finite(part(some), "the model's output")), rows.index[some])
-
-        return torch.cat(list(self._opened().batches.each(len(rows), run, graph=False)))
+        reduce = None if target is None else self.fix(target).score
+        return self._opened().perturbed.run_patched(rows, growth, reduce)
 
     def activation(self, layer: str | None = None) -> Tensor:
         """Return what `layer` returns for the clean images, `(B, K, *s)`, float32 or float64; None: automatic choice.
@@ -305,14 +278,7 @@ class Probe:
         return self._runner.run(rows, self._index(index, len(rows)), copy=False)
 
     def _index(self, index: Tensor | None, rows: int) -> Tensor:
-        images = len(self.inputs)
-        if index is None:
-            if rows != images:
-                raise ValueError(f"{rows} rows for {images} images; say with `index` which row belongs to which image.")
-            return torch.arange(rows, device=self.inputs.device)
-        if index.shape != (rows,) or index.is_floating_point() or not ((index >= 0) & (index < images)).all():
-            raise ValueError(f"`index` must hold, for {rows} rows, the position of an image, 0 to {images - 1}.")
-        return index.to(self.inputs.device)
+        return which_image(index, rows, len(self.inputs)).to(self.inputs.device)
 
     def rows_at_once(self, graph: bool = False) -> int:
         """Return how many perturbed copies one pass takes: `batch_size`, or what a quarter of the free memory holds.

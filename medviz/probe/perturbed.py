@@ -1,0 +1,106 @@
+"""The passes over perturbed copies: batched, without a graph, by the quickest way that gives the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from medviz.probe import outputs
+from medviz.probe.batching import Batches
+from medviz.probe.clean import CleanPass
+from medviz.probe.compiled import CompiledPasses
+from medviz.probe.cut import Replace
+from medviz.probe.gradients import wide
+from medviz.probe.layers import module_of
+from medviz.probe.patched import Patched, PatchedPasses
+from medviz.probe.runner import Runner
+
+Reduce = Callable[[Tensor, Tensor], Tensor]
+
+
+class Rows(Protocol):
+    """Rows of images that may be made when they are needed; a tensor `(M, C, *S)` is one of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
+@attrs.frozen(eq=False)
+class PerturbedPasses:
+    """What a probe does with perturbed copies of its images.
+
+    Args:
+        runner: the model.
+        clean: the pass over the clean images, which knows how often each layer is called.
+        batches: how many rows at once.
+        compiled: passes by `torch.compile`; None: nobody asked for them.
+        patched: passes of copies that differ inside of a window.
+    """
+
+    runner: Runner
+    clean: CleanPass
+    batches: Batches
+    compiled: CompiledPasses | None
+    patched: PatchedPasses
+
+    def run(self, inputs: Rows, index: Tensor, replace: Mapping[str, Rows], reduce: Reduce | None = None) -> Tensor:
+        """Return the outputs `(M, N, …)`, float32 or float64, or what `reduce` makes of them.
+
+        Args:
+            inputs: the copies.
+            index: the image that each belongs to, `(M,)`.
+            replace: what layers are to return instead.
+            reduce: from some of the outputs and their part of `index` to what is kept of them.
+        """
+        modules = {name: module_of(self.runner.model, name) for name in replace}
+        calls = self.clean.calls(list(modules)) if modules else {}
+        runner = self._whole(len(inputs), bool(modules))
+
+        def run(rows: slice) -> Tensor:
+            with Replace(modules, {n: t[rows] for n, t in replace.items()}, calls).hooks():
+                output = runner.run(inputs[rows], index[rows])
+            return _kept(output, index[rows], reduce)
+
+        return torch.cat(list(self.batches.each(len(inputs), run, graph=False)))
+
+    def run_patched(self, rows: Patched, growth: float, reduce: Reduce | None) -> Tensor:
+        """Return the same of copies that differ inside of a window, incrementally where that proves itself."""
+        part = self.patched.prepared(rows, growth)
+        if part is None:
+            return self.run(rows, rows.index, {}, reduce)
+
+        def run(some: slice) -> Tensor:
+            return _kept(part(some), rows.index[some], reduce)
+
+        return torch.cat(list(self.batches.each(len(rows), run, graph=False)))
+
+    def _whole(self, rows: int, hooked: bool) -> Runner | CompiledPasses:
+        """What makes whole passes: a compiled model calls no hooks, and one pass is not worth compiling for."""
+        if self.compiled is None or hooked or rows <= self.batches.rows_at_once(graph=False):
+            return self.runner
+        return self.compiled
+
+
+def _kept(output: Tensor, index: Tensor, reduce: Reduce | None) -> Tensor:
+    output = wide(outputs.finite(output, "the model's output"))
+    return output if reduce is None else reduce(output, index)
+
+
+def which_image(index: Tensor | None, rows: int, images: int) -> Tensor:
+    """Return the image that each of some rows belongs to, `(M,)`; None: row i belongs to image i.
+
+    Raises:
+        ValueError: there is no such image, or not one for each row.
+    """
+    if index is None:
+        if rows != images:
+            raise ValueError(f"{rows} rows for {images} images; say with `index` which row belongs to which image.")
+        return torch.arange(rows)
+    if index.shape != (rows,) or index.is_floating_point() or not ((index >= 0) & (index < images)).all():
+        raise ValueError(f"`index` must hold, for {rows} rows, the position of an image, 0 to {images - 1}.")
+    return index
