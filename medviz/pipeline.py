@@ -132,9 +132,19 @@ def _explainers(explainers: str | Explainer | Sequence[str | Explainer]) -> list
             raise PluginError(f"`explainers` holds {explainer!r}; expected a name or an instance of medviz.Explainer.")
         text = registry.describe(explainer)
         if explainer.stochastic and getattr(explainer, "seed", 0) is None:
-            explainer = attrs.evolve(explainer, seed=secrets.randbits(31))  # type: ignore[misc]
+            explainer = _seeded(explainer)
         asked.append(_Asked(explainer, text))
     return asked
+
+
+def _seeded(explainer: Explainer) -> Explainer:
+    if not attrs.has(type(explainer)):
+        raise PluginError(
+            f"{type(explainer).__name__} is stochastic, but no attrs class, so that it cannot be given the fresh seed "
+            "that `seed=None` asks for; write @attrs.frozen(eq=False) above it, or pass a seed."
+        )
+    fresh: Explainer = attrs.evolve(explainer, seed=secrets.randbits(31))  # type: ignore[misc]
+    return fresh
 
 
 def _layers(explainer: Explainer) -> Sequence[str | None]:

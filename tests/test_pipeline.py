@@ -469,3 +469,18 @@ def test_autocast_computes_the_network_in_half_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(one(model, image, "gradcam", 1).values, half.values)
         assert torch.equal(one(model, image, "gradcam", 1, autocast=False).values, full.values)
+
+
+def test_a_stochastic_method_that_cannot_be_given_a_seed() -> None:
+    class Noise(medviz.Explainer):
+        stochastic = True
+        seed = None
+
+        @medviz.hookimpl
+        def explain(self, probe, target):
+            return probe.inputs[:, :1]
+
+    with pytest.raises(medviz.PluginError, match="Noise is stochastic, but no attrs class"):
+        medviz.explain(
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)), torch.rand(1, 1, 4, 4), Noise(), 1
+        )
