@@ -131,8 +131,9 @@ def test_both_calls_give_the_same_map(namespace: dict[str, Any]) -> None:
 
 def test_the_example_package_installs_and_works(namespace: dict[str, object], tmp_path: Path) -> None:
     page = ROOT / "docs" / "plugins.md"
-    files = dict(blocks(page, "toml") + blocks(page, "python"))
-    usage = files.pop("")
+    found = blocks(page, "toml") + blocks(page, "python")
+    files = {title: text for title, text in found if title}
+    usage = "\n".join(text for title, text in found if not title)
     source = tmp_path / "source"
     source.mkdir()
     for name, content in files.items():
@@ -150,6 +151,7 @@ def test_the_example_package_installs_and_works(namespace: dict[str, object], tm
         "assert not medviz.get_occluder('medviz-example/black')(x, torch.ones(1, 8, 8), torch.zeros(2, 2)).any()\n"
         "open('t.csv', 'w').write('1,2\\n3,4\\n5,6\\n')\n"
         "assert medviz.read('t.csv').data.shape == (1, 3, 2)\n"
+        "assert row.check and row.status in ('passed', 'skipped')\n"
         "assert attribution.method == 'squaredgradient' and attribution.provenance['package'] == 'medviz-example'\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(target)}
