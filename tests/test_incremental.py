@@ -159,6 +159,13 @@ def test_transposed_convolutions_of_all_shapes(
     check(model, torch.rand(1, 1, *size[:nd]), tuple(mask[:nd]), torch.tensor([[3] * nd, [0] * nd, [2] * nd]), False)
 
 
+@pytest.mark.parametrize("padding", [nn.ZeroPad2d(1), nn.ConstantPad2d((0, 3, 2, 0), 0.5)])
+def test_padding_after_boxes_that_were_moved_into_the_map(padding: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 5, padding=2), padding, nn.Conv2d(3, 3, 3), nn.ReLU(), *head(3))
+    ends = torch.tensor([[0, 0], [0, 18], [18, 0], [18, 18], [1, 17], [9, 9]])
+    check(model, torch.randn(1, 1, 22, 22), (4, 4), ends)
+
+
 @pytest.mark.parametrize("layer", [*WINDOW_LAYERS, *WHOLE_LAYERS])
 def test_boxes_go_through_the_layers_that_have_a_rule(layer: Callable[[], nn.Module]) -> None:
     model = nn.Sequential(layer(), nn.Conv2d(4, 4, 3, padding=1), *head(4)).eval()

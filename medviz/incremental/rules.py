@@ -171,7 +171,8 @@ def _padded(box: Box, padding: Any, clean: Tensor) -> Box | None:
     for i, p in enumerate(padding[::2]):  # the last axis comes first
         if i < len(before):
             before[-1 - i] = p
-    return Box(clean, box.block, [[s + p for s, p in zip(start, before, strict=True)] for start in box.reach])
+    # from where the block stands: its reach may lie outside of the map, but not of the padded one
+    return Box(clean, box.block, [[s + p for s, p in zip(start, before, strict=True)] for start in box.starts])
 
 
 def _block(value: Any, starts: Starts, size: tuple[int, ...], shape: tuple[int, ...]) -> Any:
