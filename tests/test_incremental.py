@@ -249,6 +249,22 @@ def test_every_kind_of_wiring(how: str) -> None:
     check(Wired(how), torch.rand(1, 1, 21, 20), (4, 5))
 
 
+class Tempered(nn.Module):
+    """Logits divided by a temperature that is worked out, of shape (1,): it belongs to no image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), *head(3))
+        self.log_temperature = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) / self.log_temperature.exp()
+
+
+def test_what_does_not_depend_on_the_image_has_no_row_for_each_patch() -> None:
+    check(Tempered(), torch.randn(1, 1, 20, 20), (4, 4))
+
+
 @pytest.mark.parametrize("how", WIRES)
 def test_a_run_leaves_the_clean_activations_as_they_were(how: str) -> None:
     model = Wired(how).eval()

@@ -104,7 +104,7 @@ class Incremental:
         self._work_done = 0.0
         for step in self._steps[1:]:
             if any(node in values for node in step.node.all_input_nodes):  # else the clean value stands
-                values[step.node] = self._changed(step, values, len(patches))
+                values[step.node] = self._changed(step, values)
                 self._work_done += step.work(values[step.node])
             for node in step.done:
                 values.pop(node, None)
@@ -125,7 +125,7 @@ class Incremental:
         alone = all(user in self._elementwise and user.all_input_nodes == [node] for user in node.users)
         return alone and isinstance(value, Tensor) and value.ndim == self._rules.nd + 2 and node.op != "get_attr"
 
-    def _changed(self, step: Step, values: dict[fx.Node, Any], rows: int) -> Any:
+    def _changed(self, step: Step, values: dict[fx.Node, Any]) -> Any:
         """The value of a node that the patch has reached: a box where a rule knows it, else whole."""
         node = step.node
         inputs = {n: values[n] if n in values else self.clean[n] for n in node.all_input_nodes}
@@ -135,13 +135,8 @@ class Incremental:
             made = self._rules(node, step.module, *_arguments(node, inputs), self.clean[node], run)
             if made is not None:
                 return made
-        args, kwargs = _arguments(node, {n: self._whole(n, v, n in values, rows) for n, v in inputs.items()})
+        args, kwargs = _arguments(node, {n: _whole(value) for n, value in inputs.items()})
         return args[0] if node.op == "output" else run(args, kwargs)
-
-    def _whole(self, node: fx.Node, value: Any, changed: bool, rows: int) -> Any:
-        if isinstance(value, Box):
-            return value.whole()
-        return value if changed or node.op == "get_attr" else _expand(value, rows)
 
 
 def _operation(node: fx.Node, module: nn.Module | None) -> Call:
@@ -171,8 +166,13 @@ def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ..
     return tuple(args), dict(kwargs)
 
 
+def _whole(value: Any) -> Any:
+    """A whole value: that of the patched copies, or what does not depend on the image, which is as the model made it."""
+    return value.whole() if isinstance(value, Box) else value
+
+
 def _expand(value: Any, rows: int) -> Any:
-    """The clean value for every row; what is no tensor, or belongs to no image, stays."""
+    """An output that does not depend on the image, for every row; what is no tensor stays."""
     if isinstance(value, Tensor) and value.ndim and value.shape[0] == 1:
         return value.expand(rows, *value.shape[1:])
     return value
