@@ -409,10 +409,11 @@ class Counted(nn.Module):
 
 class Rows:
     def __init__(self) -> None:
-        self.total = 0
+        self.total = self.most = 0
 
     def add(self, x: Tensor) -> None:
-        self.total += x.shape[0] if isinstance(x.shape[0], int) else 0
+        rows = x.shape[0] if isinstance(x.shape[0], int) else 0
+        self.total, self.most = self.total + rows, max(self.most, rows)
 
 
 def network(nd: int = 2, channels: int = 2) -> nn.Module:
@@ -450,6 +451,28 @@ def refuse(model: nn.Module, caplog: pytest.LogCaptureFixture, image: Tensor | N
     expected = Occlusion(8, 0.5, incremental=False)(model, image, 1)
     torch.testing.assert_close(result.values, expected.values)
     return caplog.text
+
+
+@pytest.mark.parametrize("growth", [1.0, 0.5])
+def test_the_proof_keeps_to_the_batch_size(growth: float) -> None:
+    model = Counted(network()).eval()
+    Occlusion(6, 0.5, growth=growth)(model, torch.rand(1, 2, 32, 27), 1, batch_size=1)
+    assert model.rows.most == 1
+
+
+def test_the_proof_looks_at_the_border_of_the_image(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong(self: Incremental, patches: Tensor, corners: Tensor) -> Any:
+        out = run(self, patches, corners)
+        out[(corners == 0).all(1)] += 1
+        return out
+
+    run = Incremental.run
+    monkeypatch.setattr(Incremental, "run", wrong)
+    with caplog.at_level("INFO", "medviz"):
+        Occlusion(6, 0.5)(network().eval(), torch.rand(1, 2, 32, 27), 1)
+    assert "incremental inference differs" in caplog.text
 
 
 def test_a_model_that_cannot_be_traced(caplog: pytest.LogCaptureFixture) -> None:

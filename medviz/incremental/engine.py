@@ -167,7 +167,7 @@ def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ..
 
 
 def _whole(value: Any) -> Any:
-    """A whole value: that of the patched copies, or what does not depend on the image, which is as the model made it."""
+    """A whole value: that of the patched copies, or what does not depend on the image, as the model made it."""
     return value.whole() if isinstance(value, Box) else value
 
 

@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from medviz.incremental.boxes import Box
 from medviz.incremental.engine import Incremental
 from medviz.probe.models import modules
 from medviz.probe.outputs import select
@@ -17,7 +18,6 @@ from medviz.probe.runner import Runner
 
 _log = logging.getLogger("medviz")
 _FEWEST = 16  # windows, below which the clean activations and the proof do not pay
-_PROOF = 3  # windows that are run in both ways
 _MEASURED = 8  # windows whose error is measured, about, where boxes stop growing
 _WORTH = 0.7  # of the work of whole passes: above it, cutting and gathering cost more than they save
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest output; the rest: half precision
@@ -79,7 +79,7 @@ class PatchedPasses:
             engine = self._engine(rows, image, growth)
             run = self._runs(engine, rows)
             if not known:
-                self._prove(engine, rows, run, growth)
+                self._prove(engine, rows, growth)
         except _RefusedError as reason:
             _log.info("whole passes, for %s", reason)
             self._refused.add(kind)
@@ -111,24 +111,30 @@ class PatchedPasses:
 
     def _runs(self, engine: Incremental, rows: Patched) -> Callable[[slice], Tensor]:
         def run(part: slice) -> Tensor:
-            with self.runner.casting():
-                return select(engine.run(rows.patches(part), rows.corners[part]), self.runner.choose)
+            return self._run(engine, rows.patches(part), rows.corners[part])
 
         return run
 
-    def _prove(self, engine: Incremental, rows: Patched, run: Callable[[slice], Tensor], growth: float) -> None:
+    def _run(self, engine: Incremental, patches: Tensor, corners: Tensor) -> Tensor:
+        with self.runner.casting():
+            return select(engine.run(patches, corners), self.runner.choose)
+
+    def _prove(self, engine: Incremental, rows: Patched, growth: float) -> None:
         """Hold a few windows against whole passes.
 
         Raises:
             _RefusedError: what speaks against incremental inference; the same in every run.
         """
-        middle = max(0, len(rows) // 2 - _PROOF // 2)  # where windows reach furthest
-        some = slice(middle, middle + _PROOF) if growth == 1 else slice(0, None, max(1, len(rows) // _MEASURED))
+        # first, middle and last: at the border of the image other things happen than inside
+        some = slice(0, None, max(1, (len(rows) - 1) // 2 if growth == 1 else len(rows) // _MEASURED))
+        patches, corners = rows.patches(some), rows.corners[some]  # once, for an occluder may draw others next time
         try:
-            made = run(some)
+            made = self._run(engine, patches, corners)
         except Exception as err:
             raise _RefusedError(f"incremental inference fails here: {type(err).__name__}: {_first_line(err)}") from err
-        expected = self.runner.run(rows[some], rows.index[some])
+        copies = Box(rows.clean, patches, corners.tolist()).whole()
+        # one by one: `batch_size` may allow no more
+        expected = torch.cat([self.runner.run(copy[None], rows.index[:1]) for copy in copies])
         if made.shape != expected.shape:
             raise _RefusedError(f"incremental inference gives {tuple(made.shape)} and not {tuple(expected.shape)}")
         if engine.share > _WORTH:
