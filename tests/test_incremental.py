@@ -453,6 +453,25 @@ def refuse(model: nn.Module, caplog: pytest.LogCaptureFixture, image: Tensor | N
     return caplog.text
 
 
+class Remembering(nn.Module):
+    """Goes on with what it kept in its last pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.last = network(), torch.ones(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x) * self.last
+        self.last = out.mean() * 0 + 1
+        return out
+
+
+def test_what_tracing_leaves_in_the_model_is_taken_out() -> None:
+    model, image = Remembering().eval(), torch.rand(1, 2, 32, 27)
+    quick, whole = (Occlusion(6, 0.5, incremental=way)(model, image, 1).values for way in (True, False))
+    torch.testing.assert_close(quick, whole, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("growth", [1.0, 0.5])
 def test_the_proof_keeps_to_the_batch_size(growth: float) -> None:
     model = Counted(network()).eval()

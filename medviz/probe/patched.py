@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medviz.incremental.boxes import Box
 from medviz.incremental.engine import Incremental
+from medviz.probe.guard import untouched
 from medviz.probe.models import modules
 from medviz.probe.outputs import select
 from medviz.probe.runner import Runner
@@ -102,7 +103,8 @@ class PatchedPasses:
             raise _RefusedError("the model has hooks")
         self._held = None  # so that two images' activations are never alive at once
         try:
-            with self.runner.casting():
+            # a network that keeps something on `self` keeps a tracer's stand-in there, and would go on with it
+            with untouched(model), self.runner.casting():
                 engine = Incremental(model, rows.clean.clone(), growth)
         except Exception as err:
             raise _RefusedError(f"the model cannot be traced: {_first_line(err)}") from err
