@@ -295,6 +295,22 @@ def test_batch_norm_is_folded_into_copies() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_layers_whose_names_differ_in_a_dot_alone_are_folded_apart() -> None:
+    model = nn.Module()
+    model.a_b = nn.ModuleDict({"c": nn.Conv2d(1, 1, 3)})
+    model.a = nn.ModuleDict({"b_c": nn.Conv2d(1, 1, 3)})
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.norms = model, nn.ModuleList([nn.BatchNorm2d(1), nn.BatchNorm2d(1)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norms[1](self.layers.a["b_c"](self.norms[0](self.layers.a_b["c"](x))))
+
+    check(Two(), torch.randn(1, 1, 16, 16), (3, 3))
+
+
 def test_clean_activations_that_nobody_looks_at_are_given_up() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Tanh(), nn.Conv2d(4, 4, 3), *head(4)).eval()
     with torch.no_grad():

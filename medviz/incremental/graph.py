@@ -51,7 +51,7 @@ def _fold(traced: fx.GraphModule) -> None:
         conv: Any = traced.get_submodule(str(before.target))
         if calls[before.target] > 1 or len(before.users) > 1 or not _folds(conv, norm):
             continue
-        before.target = f"{str(before.target).replace('.', '_')}_folded"
+        before.target = f"folded_{before.name}"  # a node's name is its own; a layer's, without its dots, may not be
         traced.add_submodule(before.target, fuse_conv_bn_eval(conv, norm))
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
