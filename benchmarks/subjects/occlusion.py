@@ -27,7 +27,7 @@ Region = tuple[tuple[int, int], ...]
 
 MASK, STEP = 16, 8
 _BATCH = 16  # copies in one pass, for both: MONAI's default
-_TOLERANCE = 1e-4  # nothing is timed above it; the promise is a row of its own
+_TOLERANCE = 1e-5  # of the largest score behind a window: nothing is timed above it
 _CASES = [  # network, (edge, rows of windows), the same when quick
     ("3-D ResNet18", (96, 5), (40, 4)),
     ("2-D ResNet18", (224, 9), (96, 2)),
@@ -96,9 +96,9 @@ def heard() -> Iterator[list[str]]:
         logger.propagate = passed_on
 
 
-def _ours(method: Occlusion, model: nn.Module, image: Tensor) -> Tensor:
+def _ours(method: Occlusion, model: nn.Module, image: Tensor, batch: int = _BATCH) -> Tensor:
     """Return how much the score of class 0 falls, where it is looked at."""
-    values = method(model, image, 0, batch_size=_BATCH).values
+    values = method(model, image, 0, batch_size=batch).values
     return values[(..., *(slice(low, high) for low, high in method.region or ()))]
 
 
@@ -121,27 +121,27 @@ def _compare(name: str, edge: int, rows: int, options: Options) -> Iterator[Row]
     theirs = _monai(own(model), image, method.region or ())
     clean = float(inference(model, image)[0, 0])
     with heard() as reasons:
-        found = agree({"medviz": ours(), "MONAI": clean - theirs()}, _TOLERANCE)
+        found = agree({"medviz": clean - ours(), "MONAI": theirs()}, _TOLERANCE)
     rounds = options.rounds(3)
     times = interleaved({"medviz": ours, "MONAI": theirs}, rounds, options.device, warm=True)
     windows = len(method.windows(image.shape[2:]))
     title = f"{name}, {network.size(edge)}, {windows} windows of {network.size(MASK)}, stride {STEP}"
-    note = "; ".join([f"maps of the falls {said(found)}", f"{rounds} rounds", *reasons])
+    note = "; ".join([f"the scores behind the windows {said(found)}", f"{rounds} rounds", *reasons])
     yield Row(f"occlusion {name}", title, ratio(times, "MONAI", "medviz"), medians(times), note)
 
 
 def _exact(name: str, options: Options) -> Iterator[Row]:
     """Incrementally against whole passes, on an image small enough to be run in double precision as well."""
     network = NETWORKS[name]
-    edge = {3: 40, 2: 96}[network.nd] if options.quick else {3: 80, 2: 192}[network.nd]
+    edge = {3: 40, 2: 96}[network.nd] if options.quick else {3: 64, 2: 192}[network.nd]
     part = region(edge, network.nd, 20 // (edge // STEP) + 1)
     found = {}
     for dtype in (torch.float32, torch.float64):
         model, image = network.model(options.device).to(dtype), network.image(edge, options.device).to(dtype)
         fast, slow = (Occlusion(MASK, 0.5, Constant(0.0), region=part, incremental=how) for how in (True, False))
         with heard() as reasons:
-            made = _ours(fast, model, image)
-        found[dtype] = error(made, _ours(slow, model, image))
+            made = _ours(fast, model, image, 2)  # 3-D convolutions in double precision unfold their input
+        found[dtype] = error(made, _ours(slow, model, image, 2))
     worst = found[torch.float32]
     note = "; ".join([f"falls, against whole passes; in float64 {found[torch.float64]:.0e}", *reasons])
     yield Row("occlusion error", f"{name}, {network.size(edge)}", Spread(worst, worst, worst), note=note)
@@ -158,7 +158,7 @@ def _untraceable(edge: int, options: Options) -> Iterator[Row]:
 
     ours = partial(_ours, method, model, image)
     theirs = _monai(own(model), image, method.region or ())
-    found = agree({"medviz": ours(), "MONAI": float(inference(model, image)[0, 0]) - theirs()}, _TOLERANCE)
+    found = agree({"medviz": float(inference(model, image)[0, 0]) - ours(), "MONAI": theirs()}, _TOLERANCE)
     rounds = options.rounds(9)
     times = interleaved({"medviz": ours, "bare passes": bare}, rounds, options.device)
     title = f"2-D ResNet18 in a module with a branch, {network.size(edge)}, {len(copies)} windows"
