@@ -64,10 +64,10 @@ def as_template(path: Any) -> Path:
     """Return `path` checked: its placeholders fail when the sink is made, not when the network has run for an hour.
 
     Raises:
-        TypeError: neither a string nor a path.
-        ValueError: empty, an unknown placeholder, or a format that cannot be filled in.
+        TypeError: neither a string nor a path, or one that can name nothing.
+        ValueError: an unknown placeholder, or a format that cannot be filled in.
     """
-    if not isinstance(path, str | Path) or not str(path).strip():
+    if not isinstance(path, str | Path) or not str(path).strip() or "\0" in str(path):
         raise TypeError(f"`path` is {path!r}; expected a string or a pathlib.Path that names a file or folder.")
     try:
         unknown = {name for _, name, _, _ in string.Formatter().parse(str(path)) if name is not None} - _PLACEHOLDERS

@@ -103,7 +103,7 @@ def test_a_bad_path_is_refused_when_the_sink_is_made(path, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("path", ["", "  ", None, 5, b"a.txt"])
+@pytest.mark.parametrize("path", ["", "  ", "a\0.txt", None, 5, b"a.txt"])
 def test_what_is_no_path_is_a_type_error(path):
     with pytest.raises(TypeError, match="expected a string"):
         as_template(path)

@@ -114,12 +114,17 @@ def test_every_kind_of_layer(layer: Callable[[], nn.Module], mask: tuple[int, ..
     check(model, torch.rand(1, 2, 24, 19), mask)
 
 
+ANY_WINDOW: dict[str, st.SearchStrategy[int]] = {
+    "nd": st.sampled_from([2, 3]),
+    "kernel": st.integers(1, 4),
+    "stride": st.integers(1, 3),
+    "padding": st.integers(0, 2),
+    "dilation": st.integers(1, 2),
+}
+
+
 @given(
-    nd=st.sampled_from([2, 3]),
-    kernel=st.integers(1, 4),
-    stride=st.integers(1, 3),
-    padding=st.integers(0, 2),
-    dilation=st.integers(1, 2),
+    **ANY_WINDOW,
     size=st.lists(st.integers(11, 17), min_size=3, max_size=3),
     mask=st.lists(st.integers(1, 5), min_size=3, max_size=3),
 )
@@ -137,11 +142,7 @@ def test_convolutions_of_all_shapes(
 
 
 @given(
-    nd=st.sampled_from([2, 3]),
-    kernel=st.integers(1, 4),
-    stride=st.integers(1, 3),
-    padding=st.integers(0, 2),
-    dilation=st.integers(1, 2),
+    **ANY_WINDOW,
     size=st.lists(st.integers(6, 9), min_size=3, max_size=3),
     mask=st.lists(st.integers(1, 3), min_size=3, max_size=3),
 )
