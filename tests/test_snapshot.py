@@ -45,8 +45,7 @@ def damage(value: Any) -> None:
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_containers_come_back(name: str) -> None:
     value, expected = CONTAINERS[name](), CONTAINERS[name]()
-    kept = Containers()
-    kept.keep([value, "text", 3, None])
+    kept = Containers([value, ("text", 3, None)])
     damage(value)
     kept.restore()
     assert str(value) == str(expected)
@@ -55,8 +54,7 @@ def test_containers_come_back(name: str) -> None:
 def test_a_key_that_was_renamed_comes_back_with_its_value() -> None:
     last = object()
     value = {"a": 1, "b": last}
-    kept = Containers()
-    kept.keep([value])
+    kept = Containers([value])
     value["c"] = value.pop("b")
     kept.restore()
     assert value == {"a": 1, "b": last}
@@ -65,8 +63,7 @@ def test_a_key_that_was_renamed_comes_back_with_its_value() -> None:
 def test_a_container_that_holds_itself_is_kept_once() -> None:
     value: list[Any] = [1]
     value.append(value)
-    kept = Containers()
-    kept.keep([value])
+    kept = Containers([value])
     value.append(2)
     kept.restore()
     assert len(value) == 2

@@ -6,15 +6,15 @@ import contextlib
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medviz.probe.models import modules
-from medviz.probe.snapshot import Containers, Values, same
+from medviz.probe.models import buffers, modules, parameters
+from medviz.probe.snapshot import Containers, Values
 
 
 @contextlib.contextmanager
@@ -59,24 +59,19 @@ class _State:
     """What can change in a model while it runs, and the global random states."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = [_Module(module) for module in modules(model)]
-        self.parameters = [(p, p.requires_grad, p.grad) for p in self._registered("_parameters", model.parameters)]
-        self.containers = Containers()
-        on_modules = [t for module in self.modules for t in self.containers.keep(module.attributes.values())]
-        self.values = Values([*self._registered("_buffers", model.buffers), *on_modules])
+        found = modules(model)
+        self.modules, self.training = found, [module.training for module in found]
+        self.attributes = Containers(map(vars, found))
+        held = {id(parameter): parameter for parameter in parameters(found)}
+        self.parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in held.values()]
+        tensors = {id(tensor): tensor for tensor in [*buffers(found), *self.attributes.tensors]}
+        self.values = Values([tensor for key, tensor in tensors.items() if key not in held])
         self.random = _random_states()
 
-    def _registered(self, where: str, public: Callable[[], Iterable[Tensor]]) -> list[Tensor]:
-        """Return what the modules hold as parameters or buffers, each once: several modules may share one."""
-        if any(where not in module.attributes for module in self.modules):
-            return list(public())  # a scripted module keeps them elsewhere; this way is slow
-        found = (tensor for module in self.modules for tensor in module.attributes[where].values())
-        return list({id(tensor): tensor for tensor in found if tensor is not None}.values())
-
     def prepare(self) -> None:
-        for module in self.modules:
-            if module.training:
-                module.module.training = False
+        for module, training in zip(self.modules, self.training, strict=True):
+            if training:
+                module.training = False
         for parameter, wanted, grad in self.parameters:
             if wanted and not parameter.is_inference():  # one made in inference mode keeps its flag for ever
                 parameter.requires_grad_(False)
@@ -84,37 +79,17 @@ class _State:
                 parameter.grad = None
 
     def restore(self) -> None:
-        for module in self.modules:
-            module.restore()
+        self.attributes.restore()
+        for module, training in zip(self.modules, self.training, strict=True):
+            if module.training != training:  # a scripted module keeps it elsewhere
+                module.training = training
         for parameter, wanted, grad in self.parameters:
             if parameter.requires_grad != wanted:
                 parameter.requires_grad_(wanted)
             if parameter.grad is not grad:
                 parameter.grad = grad
-        self.containers.restore()
         self.values.restore()
         _set_random_states(self.random)
-
-
-class _Module:
-    """The training flag and the attributes of one module."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.training = module.training
-        self.attributes = dict(vars(module))
-
-    def restore(self) -> None:
-        if self.module.training != self.training:
-            self.module.training = self.training
-        now = vars(self.module)
-        if same(now, self.attributes):
-            return
-        for name in now.keys() - self.attributes.keys():
-            del now[name]
-        for name, value in self.attributes.items():
-            if now.get(name, self) is not value:
-                now[name] = value
 
 
 def _random_states() -> tuple[Any, Tensor, list[Tensor], Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
@@ -22,9 +22,10 @@ def unwrap(model: nn.Module) -> nn.Module:
         ValueError: sharded over processes, or not yet initialised.
     """
     model = inner(model)
-    if any(base.__name__ in _SHARDED for kind in set(map(type, modules(model))) for base in kind.__mro__):
+    found = modules(model)
+    if any(base.__name__ in _SHARDED for kind in set(map(type, found)) for base in kind.__mro__):
         raise ValueError("`model` is sharded (FSDP); gather it into an ordinary module on one device first.")
-    if any(map(nn.parameter.is_lazy, parameters(model))):
+    if any(map(nn.parameter.is_lazy, parameters(found))):
         raise ValueError("`model` has lazy parameters that are not initialised; run it once before explaining it.")
     return model
 
@@ -61,9 +62,14 @@ def modules(model: nn.Module) -> list[nn.Module]:
     return list(found)
 
 
-def parameters(model: nn.Module) -> Iterator[Tensor]:
-    """Yield what `model.parameters()` yields, but sooner; one that modules share comes several times."""
-    return (p for module in modules(model) for p in module._parameters.values() if p is not None)
+def parameters(found: Iterable[nn.Module]) -> list[Tensor]:
+    """Return what each of the modules itself has as parameters; one that several share comes several times."""
+    return [p for module in found for p in module._parameters.values() if p is not None]
+
+
+def buffers(found: Iterable[nn.Module]) -> list[Tensor]:
+    """Return what each of the modules itself has as buffers; one that several share comes several times."""
+    return [b for module in found for b in module._buffers.values() if b is not None]
 
 
 def placement(model: nn.Module, images: Tensor, device: torch.device | str | None) -> tuple[torch.device, torch.dtype]:
@@ -72,7 +78,7 @@ def placement(model: nn.Module, images: Tensor, device: torch.device | str | Non
     Raises:
         ValueError: no parameter is on the `device` that was asked for; the model is never moved.
     """
-    floating = (t for t in itertools.chain(parameters(model), model.buffers()) if t.is_floating_point())
+    floating = (t for t in itertools.chain(model.parameters(), model.buffers()) if t.is_floating_point())
     first = next(floating, images)
     if device is None:
         return first.device, first.dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
@@ -11,64 +12,99 @@ import torch
 from torch import Tensor
 
 _KINDS = (dict, list, set, deque, tuple)
-_PLAIN = {bool, int, float, str, type(None)}  # what most attributes are
 _SMALL = 2**16  # numbers; larger tensors are compared by themselves, for together they would need their size once more
 
 
 class Containers:
-    """The content of every container among some values and inside of them."""
+    """The content of some containers and of every container inside of them, and so on.
 
-    def __init__(self) -> None:
+    It is held in a few long lists, which are made and compared without a step of Python for each item: the modules of
+    a network of middle size hold some ten thousand of them.
+
+    Args:
+        containers: dicts, lists, sets, deques and tuples, such as the attributes of modules.
+
+    Attributes:
+        tensors: every tensor that was found, each once. For their values there is `Values`.
+    """
+
+    def __init__(self, containers: Iterable[Any]) -> None:
         self._empty: list[Any] = []
-        self._filled: list[tuple[Any, Any]] = []
-        self._seen: set[int] = set()
-        self._roles: dict[type, str] = {}
-
-    def keep(self, values: Iterable[Any]) -> list[Tensor]:
-        """Keep what the containers among `values` hold; return the tensors among them, for which it does nothing."""
-        tensors = []
-        for value in values:
-            kind = type(value)
-            role = self._roles.get(kind) or self._role(kind)
-            if role == "tensor":
-                tensors.append(value)
-            elif role == "container":
-                if not value:
-                    self._empty.append(value)
-                elif id(value) not in self._seen:
-                    self._seen.add(id(value))
-                    self._keep_filled(value)
-        return tensors
-
-    def _role(self, kind: type) -> str:
-        """Return what values of a type are here, worked out once for each: there are tens of thousands of values."""
-        role = "tensor" if issubclass(kind, Tensor) else "container" if issubclass(kind, _KINDS) else "plain"
-        self._roles[kind] = role
-        return role
-
-    def _keep_filled(self, container: Any) -> None:
-        items = container.values() if isinstance(container, dict) else container
-        if not isinstance(container, tuple):
-            self._filled.append((container, dict(container) if isinstance(container, dict) else list(container)))
-        if not _PLAIN.issuperset(map(type, items)):
-            self.keep(items)
+        self._kept: list[_Content] = []
+        found: dict[int, Tensor] = {}
+        seen: dict[int, Any] = {}  # by identity, and held so that no other object can take its place
+        level = list(containers)
+        while level:
+            self._empty += [container for container in level if not container]
+            fresh = {id(container): container for container in level if container and id(container) not in seen}
+            seen |= fresh
+            content = _Content(list(fresh.values()))
+            self._kept.append(content)
+            level, tensors = content.inside()
+            found |= {id(tensor): tensor for tensor in tensors}
+        self.tensors = list(found.values())
 
     def restore(self) -> None:
         """Put back what was removed or replaced, and take out what was added."""
         for container in self._empty:
             if container:
                 container.clear()
-        for container, items in self._filled:
-            if not same(container, items):
+        for content in self._kept:
+            content.restore()
+
+
+class _Content:
+    """What some containers hold, in one list: that of the second begins where that of the first ends."""
+
+    def __init__(self, containers: Sequence[Any]) -> None:
+        self._dicts = [container for container in containers if isinstance(container, dict)]
+        self._others = [container for container in containers if not isinstance(container, dict)]
+        self._keys, self._values, self._items = map(list, self._now())
+        self._lengths = [list(map(len, group)) for group in (self._dicts, self._others)]
+
+    def _now(self) -> tuple[Iterable[Any], Iterable[Any], Iterable[Any]]:
+        chain = itertools.chain.from_iterable
+        values = map(operator.methodcaller("values"), self._dicts)
+        return chain(self._dicts), chain(values), chain(self._others)
+
+    def inside(self) -> tuple[list[Any], list[Tensor]]:
+        """Return the containers and the tensors among what is held. Asked of the types: there are few of them."""
+        values = [*self._values, *self._items]
+        kinds = set(map(type, values))
+        containers, tensors = ({kind for kind in kinds if issubclass(kind, base)} for base in (_KINDS, Tensor))
+        wanted = containers | tensors
+        found = [value for value in values if type(value) in wanted]
+        return [v for v in found if type(v) in containers], [v for v in found if type(v) in tensors]
+
+    def restore(self) -> None:
+        """Write to the containers that do not hold the same objects in the same order as before."""
+        if self._is_unchanged():
+            return
+        keys, values, items = map(iter, (self._keys, self._values, self._items))
+        for container, length in zip(self._dicts, self._lengths[0], strict=True):
+            before = dict(zip(itertools.islice(keys, length), itertools.islice(values, length), strict=True))
+            same = len(container) == length and _same(container, before)
+            if not (same and _same(container.values(), before.values())):
                 container.clear()
-                container.update(items) if isinstance(container, dict | set) else container.extend(items)
+                container.update(before)
+        for container, length in zip(self._others, self._lengths[1], strict=True):
+            held = list(itertools.islice(items, length))
+            if not (len(container) == length and _same(container, held)):
+                container.clear()
+                container.update(held) if isinstance(container, set) else container.extend(held)
+
+    def _is_unchanged(self) -> bool:
+        if self._lengths != [list(map(len, group)) for group in (self._dicts, self._others)]:
+            return False
+        return all(map(_same, self._now(), (self._keys, self._values, self._items)))
 
 
-def same(a: Any, b: Any) -> bool:
-    """Return whether two containers hold the same objects in the same order: by identity, for they may be tensors."""
-    if len(a) != len(b) or not all(map(operator.is_, a, b)):
-        return False
-    return not isinstance(a, dict) or all(map(operator.is_, a.values(), b.values()))
+def _same(a: Iterable[Any], b: Iterable[Any]) -> bool:
+    """Return whether both hold the same objects in the same order, where they are of one length.
+
+    By identity, for they may be tensors.
+    """
+    return all(map(operator.is_, a, b))
 
 
 class Values:
@@ -82,7 +118,7 @@ class Values:
         groups: dict[Any, list[Tensor]] = defaultdict(list)
         for tensor in tensors:
             alone = type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.numel() > _SMALL
-            groups[id(tensor) if alone else (tensor.dtype, tensor.device)].append(tensor)
+            groups[id(tensor) if alone else (tensor.dtype, tensor.device, tensor.ndim == 0)].append(tensor)
         self._groups = [(group, _joined(group)) for group in groups.values()]
 
     def restore(self) -> None:
@@ -99,6 +135,8 @@ class Values:
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     if len(tensors) == 1:
         return tensors[0].clone()
+    if tensors[0].ndim == 0:
+        return torch.stack(list(tensors))
     return torch.cat([tensor if tensor.ndim == 1 else tensor.reshape(-1) for tensor in tensors])
 
 
