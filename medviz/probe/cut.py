@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medviz.probe.copies import copy_on_write
 from medviz.probe.layers import hand_on, hooked
 from medviz.probe.outputs import first_tensor
 
@@ -58,7 +59,7 @@ class Cut:
             if not self._again:
                 self.calls[name] += 1
                 self.tensors[name] = kept
-            return hand_on(output, tensor, kept.clone(), module.modules())
+            return hand_on(output, tensor, copy_on_write(kept), module.modules())
 
         return keep
 

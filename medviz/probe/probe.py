@@ -18,6 +18,7 @@ from medviz.model_arguments import ModelArguments
 from medviz.probe import batching, models
 from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import Compiled, CompiledPasses, check_compiled
+from medviz.probe.copies import copy_on_write
 from medviz.probe.gradients import gradients, wide
 from medviz.probe.guard import untouched
 from medviz.probe.layers import Layer
@@ -227,7 +228,7 @@ class Probe:
         def run(rows: slice) -> Tensor:
             leaf = inputs[rows].detach().to(self.inputs).requires_grad_()
             with torch.enable_grad(), (rule or contextlib.nullcontext)():
-                output = self._runner.run(leaf.clone(), index[rows], copy=False)
+                output = self._runner.run(copy_on_write(leaf), index[rows], copy=False)
                 scores = fixed.score(wide(output), index[rows])
                 found = gradients(scores, [leaf], self._runner.is_half(output)) if scores.requires_grad else [None]
             if found[0] is None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medviz.model_arguments import ModelArguments
 from medviz.probe import models, outputs
+from medviz.probe.copies import copy_on_write
 
 
 @attrs.frozen(eq=False)
@@ -45,7 +46,8 @@ class Runner:
         Raises:
             ValueError: the output has not one row for each image, or is no floating tensor.
         """
-        images = images.to(self.device, self.dtype, copy=copy)
+        moved = images.to(self.device, self.dtype)
+        images = copy_on_write(moved) if copy and moved is images else moved
         args, kwargs = self.arguments.at(index, self.device)
         with self.casting():
             output = outputs.select(self.model(images, *args, **kwargs), self.choose)
