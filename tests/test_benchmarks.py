@@ -132,9 +132,9 @@ def test_the_verdict_of_a_row() -> None:
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_promise_is_measured_by_some_subject(quick: bool) -> None:
-    """Two come along with another: the fastest peer with Grad-CAM, the memory with the time over the edge."""
+    """Three come along: the fastest peer with Grad-CAM, memory with time over the edge, error with occlusion."""
     lines = {case.line for name in subjects.TITLES for case in subjects.cases(name, Options(quick=quick))}
-    assert set(LINES) - lines == {"gradcam peers", "parallel memory"}
+    assert set(LINES) - lines == {"gradcam peers", "parallel memory", "occlusion error"}
     assert lines - set(LINES) == {""}
 
 

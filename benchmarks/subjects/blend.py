@@ -36,6 +36,6 @@ def _compare(kind: str, options: Options) -> Iterator[Row]:
     }
     made, expected = (torch.as_tensor(way()).cpu().float() for way in ways.values())
     found = agree({"medviz": made, "MONAI": expected}, 1e-5)
-    times = interleaved(ways, options.rounds(15), options.device)
-    note = f"{said(found)}; {options.rounds(15)} rounds"
+    times = interleaved(ways, options.rounds(41), options.device)
+    note = f"{said(found)}; {options.rounds(41)} rounds"
     yield Row("blend", f"{edge}³, {kind}", ratio(times, "MONAI", "medviz"), medians(times), note)

@@ -49,7 +49,7 @@ def _compare(nd: int, options: Options) -> Iterator[Row]:
     ours, peer = CAM("features"), monai.visualize.CAM(model, "features", "fc")
     found = agree({"medviz": ours(model, image, 1).raw, "MONAI": peer.compute_map(image, [1])}, 1e-5)
     ways = {"medviz": lambda: ours(model, image, 1), "MONAI": lambda: peer(image, [1])}
-    times = interleaved(ways, options.rounds(15), options.device)
-    note = f"maps {said(found)}; {options.rounds(15)} rounds"
+    times = interleaved(ways, options.rounds(41), options.device)
+    note = f"maps {said(found)}; {options.rounds(41)} rounds"
     title = f"{_FEATURES} features, {nd}-D, one convolution before"
     yield Row("cam", title, ratio(times, "MONAI", "medviz"), medians(times), note)

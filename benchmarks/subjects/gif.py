@@ -55,7 +55,7 @@ def _compare(kind: str, options: Options) -> Iterator[Row]:
         def way(package: Any) -> None:
             package.add_animated_gif(writer, "movie", data, max_out=1, scale_factor=255.0, global_step=0)
 
-        rounds = options.rounds(15)
+        rounds = options.rounds(41)
         ways = {name: partial(way, package) for name, package in packages.items()}
         times = interleaved(ways, rounds, after=writer.flush)
     title = f"{frames} frames of {_EDGE}², {kind}"

@@ -252,9 +252,10 @@ class Probe:
 
     def parameters_of(self, name: str) -> dict[str, Tensor]:
         """Return the parameters that the module `name` itself holds, such as its weight `(N, K, …)` and bias."""
-        module = dict(self._runner.model.named_modules()).get(name)
-        if module is None:
-            raise ValueError(f"{name!r} is not in the model{suggest(name, self.module_names())}")
+        try:
+            module = self._runner.model.get_submodule(name)
+        except AttributeError as err:
+            raise ValueError(f"{name!r} is not in the model{suggest(name, self.module_names())}") from err
         return {n: p.detach() for n, p in module.named_parameters(recurse=False)}
 
     @contextlib.contextmanager

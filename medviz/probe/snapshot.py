@@ -72,9 +72,8 @@ class _Content:
         values = [*self._values, *self._items]
         kinds = set(map(type, values))
         containers, tensors = ({kind for kind in kinds if issubclass(kind, base)} for base in (_KINDS, Tensor))
-        wanted = containers | tensors
-        found = [value for value in values if type(value) in wanted]
-        return [v for v in found if type(v) in containers], [v for v in found if type(v) in tensors]
+        found = [value for value in values if type(value) in containers]
+        return found, [value for value in values if type(value) in tensors] if tensors else []
 
     def restore(self) -> None:
         """Write to the containers that do not hold the same objects in the same order as before."""

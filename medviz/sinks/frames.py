@@ -35,8 +35,9 @@ def clipped(values: np.ndarray, scale: float = 1.0, span: tuple[float, float] = 
     shown, flat = np.empty(values.size, np.uint8), values.reshape(-1)
     for start in range(0, values.size, _AT_ONCE):
         part = flat[start : start + _AT_ONCE].astype(np.float32)
-        part -= low
-        part /= width
+        if span != (0.0, 1.0):
+            part -= low
+            part /= width
         part *= np.float32(scale)
         shown[start : start + _AT_ONCE] = part.clip(0, 255, out=part)
     return shown.reshape(values.shape)
