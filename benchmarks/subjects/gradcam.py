@@ -41,8 +41,8 @@ def _compare(name: str, edge: int, layer: str | None, line: str, title: str, opt
     found = agree({name: method.raw(image) for name, method in methods.items()}, _TOLERANCE, scaled=True)
     ways = {"inference": partial(inference, own(model), image)}
     ways |= {name: partial(method.run, image) for name, method in methods.items()}
-    times = interleaved(ways, options.rounds(25), options.device)
-    note = f"maps {said(found)}; {options.rounds(25)} rounds"
+    times = interleaved(ways, options.rounds(15), options.device)
+    note = f"maps {said(found)}; {options.rounds(15)} rounds"
     yield Row(line, title, ratio(times, "medviz", "inference"), medians(times), note)
     peers = {peer: taken for peer, taken in medians(times).items() if peer not in ("inference", "medviz")}
     for peer in peers:

@@ -48,8 +48,8 @@ def _compare(name: str, edge: int, title: str, options: Options) -> Iterator[Row
         "raw": partial(_raw, model, image, explainers, network.deepest),
         "explain": partial(medviz.explain, model, image, explainers, _TARGETS),
     }
-    times = interleaved(ways, options.rounds(25), options.device)
-    said = f"agree with single calls to {found:.0e}; {options.rounds(25)} rounds"
+    times = interleaved(ways, options.rounds(15), options.device)
+    said = f"agree with single calls to {found:.0e}; {options.rounds(15)} rounds"
     yield Row("shared", f"{title}: maps on one Probe", ratio(times, "raw", "inference"), medians(times), said)
     case = f"{title}: `medviz.explain`, 18 maps on the image's grid"
     yield Row("shared", case, ratio(times, "explain", "inference"), note=said)
