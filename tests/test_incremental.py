@@ -59,6 +59,17 @@ def head(channels: int, nd: int = 2) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1) if nd == 2 else nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(channels, 3)]
 
 
+class Function(nn.Module):
+    """A layer that is a function."""
+
+    def __init__(self, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.args, **self.kwargs)
+
+
 WINDOW_LAYERS: list[Callable[[], nn.Module]] = [
     lambda: nn.Conv2d(2, 4, 3),
     lambda: nn.Conv2d(2, 4, 3, padding=1),
@@ -80,6 +91,11 @@ WINDOW_LAYERS: list[Callable[[], nn.Module]] = [
     lambda: nn.Sequential(nn.AvgPool2d(3, 2, 1), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(nn.AvgPool2d(3, 2, divisor_override=2), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(nn.MaxPool2d((2, 3), padding=(1, 0)), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(Function(F.max_pool2d, 2), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(Function(F.max_pool2d, (3, 2), stride=2, padding=1), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(Function(torch.max_pool2d, 3, 1, 1, 2), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(Function(F.avg_pool2d, 3, 2, 1), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(Function(F.avg_pool2d, kernel_size=2, divisor_override=3), nn.Conv2d(2, 4, 1)),
     lambda: nn.ConvTranspose2d(2, 4, 3, stride=2),
     lambda: nn.ConvTranspose2d(2, 4, 2, stride=2, padding=1),
     lambda: nn.ConvTranspose2d(2, 4, 1, stride=3, output_padding=2),
@@ -96,6 +112,8 @@ WHOLE_LAYERS: list[Callable[[], nn.Module]] = [  # what has no rule, and is run 
     lambda: nn.Conv2d(2, 4, (3, 4), padding=(1, 2), padding_mode="reflect"),
     lambda: nn.Conv2d(2, 4, 1, padding=2, padding_mode="replicate"),
     lambda: nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(Function(F.max_pool2d, 2, ceil_mode=True), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(Function(F.avg_pool2d, 3, 2, 0, True), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(nn.ZeroPad2d((-1, 2, 0, 0)), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3)),

@@ -37,6 +37,11 @@ _ARITHMETIC: frozenset[Any] = frozenset(
 _GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _GLOBAL_POOL_FUNCTIONS = {F.adaptive_avg_pool2d, F.adaptive_avg_pool3d}
 _CONVOLUTIONS = {F.conv2d, F.conv3d, torch.conv2d, torch.conv3d}
+_POOLS: dict[Any, type[nn.Module]] = {
+    **{F.max_pool2d: nn.MaxPool2d, torch.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d},
+    **{F.max_pool3d: nn.MaxPool3d, torch.max_pool3d: nn.MaxPool3d, F.avg_pool3d: nn.AvgPool3d},
+}
+_POOLS_ALIKE = 5  # arguments up to which the function takes them in the order of the layer
 _ZERO_PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ConstantPad3d, getattr(nn, "ZeroPad3d", nn.ConstantPad3d))
 
 Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
@@ -111,6 +116,8 @@ class Rules:
     ) -> Box | None:
         if node.target in _CONVOLUTIONS and isinstance(args[0], Box) and not _has_box(args[1:], kwargs):
             return self._through_window(windows.convolution(*args[1:], **kwargs), args[0], clean)
+        if node.target in _POOLS and isinstance(args[0], Box) and len(args) <= _POOLS_ALIKE:
+            return self._through_layer(_POOLS[node.target](*args[1:], **kwargs), args[0], clean)
         if node.target is F.pad and isinstance(args[0], Box) and len(args) == 2 and not kwargs:
             return _padded(args[0], args[1], clean)
         if node.target in _ARITHMETIC and not kwargs:
