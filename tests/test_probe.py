@@ -565,15 +565,17 @@ def test_the_automatic_batch_size_fits_the_free_memory(monkeypatch: pytest.Monke
     assert batching.free_memory(cpu) > 0
     monkeypatch.setattr(batching, "free_memory", lambda device: 8_000)
     cuda = torch.device("cuda")
-    assert batching.automatic(batching.alive([50, 100], graph=False), cpu, graph=False) == 5
-    assert batching.automatic(batching.alive([50, 100], graph=True), cuda, graph=True) == 13
-    assert [batching.automatic(10, device, graph) for device in (cpu, cuda) for graph in (False, True)] == [
+    assert batching.automatic([50, 100], cpu, graph=False) == 5
+    assert batching.automatic([50, 100], cuda, graph=True) == 13
+    assert [batching.automatic([1], device, graph) for device in (cpu, cuda) for graph in (False, True)] == [
         8,
         2,
         64,
         64,
     ]
-    assert batching.automatic(10**9, cpu, graph=False) == 1
+    assert batching.automatic([10**9], cpu, graph=False) == 1
+    monkeypatch.setattr(batching, "free_memory", lambda device: 1 << 40)
+    assert [batching.automatic([size << 20], cpu, graph=False) for size in (1, 8, 100)] == [8, 4, 2]
     # its largest output is the stem's, 4 × 8 × 8 floats: 1,024 bytes, four alive, a quarter free
     model = Counted(Net())
     monkeypatch.setattr(batching, "free_memory", lambda device: 3 * 4 * 4 * 1024)

@@ -60,13 +60,7 @@ class Box:
             margin: how far along each axis they may reach out of the map, before and after it.
             outside: the value there.
         """
-        clean = self.clean
-        if margin and any(map(any, margin)):
-            clean = F.pad(clean, [m for both in reversed(margin) for m in both], value=outside)
-            shifted = [[s + low for s, (low, _) in zip(start, margin, strict=True)] for start in starts]
-            out = cut(clean, shifted, size)
-        else:
-            out = cut(clean, starts, size)
+        out = cut(self.clean, starts, size, margin, outside)
         self._put(out, starts)
         return out
 
@@ -82,11 +76,16 @@ class Box:
             out[there] = self.block[here]
 
 
-def cut(clean: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
-    """Return boxes of one map `(1, C, *S)`: `(M, C, *size)`."""
+def cut(
+    clean: Tensor, starts: Starts, size: Sequence[int], margin: Margin | None = None, outside: float = 0.0
+) -> Tensor:
+    """Return boxes of one map `(1, C, *S)`: `(M, C, *size)`; for `margin` and `outside` see `Box.gather`."""
     if clean.is_cuda:  # one kernel, and not one for each box
-        return _cut_by_index(clean, starts, size)
-    return torch.stack([clean[0][_at(start, size)] for start in starts])
+        return _cut_by_index(clean, starts, size, margin or (), outside)
+    out = clean.new_empty(len(starts), clean.shape[1], *size)
+    for box, start in zip(out, starts, strict=True):
+        _cut_into(box, clean[0], start, outside)
+    return out
 
 
 def parts(maps: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
@@ -94,7 +93,19 @@ def parts(maps: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
     return torch.stack([one[_at(start, size)] for one, start in zip(maps, starts, strict=True)])
 
 
-def _cut_by_index(clean: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
+def _cut_into(box: Tensor, clean: Tensor, start: Sequence[int], outside: float) -> None:
+    """Fill one box `(C, *L)` with what a map `(C, *S)` holds there."""
+    target, source = _overlap([-s for s in start], clean.shape[1:], box.shape[1:])
+    if any(part.stop - part.start < n for part, n in zip(source, box.shape[1:], strict=True)):
+        box.fill_(outside)
+    there, here = (slice(None), *source), (slice(None), *target)
+    box[there] = clean[here]
+
+
+def _cut_by_index(clean: Tensor, starts: Starts, size: Sequence[int], margin: Margin, outside: float) -> Tensor:
+    if any(map(any, margin)):
+        clean = F.pad(clean, [m for both in reversed(margin) for m in both], value=outside)
+        starts = [[s + low for s, (low, _) in zip(start, margin, strict=True)] for start in starts]
     views = clean[0]
     for axis, n in enumerate(size):
         views = views.unfold(1 + axis, n, 1)
@@ -115,6 +126,13 @@ def kept(reach: Starts, size: Sequence[int], shape: Sequence[int], growth: float
     cut = tuple(min(n, max(1, math.floor(growth * whole))) for n, whole in zip(size, shape, strict=True))
     axes = list(zip(size, cut, shape, strict=True))
     return [[s + (n - k) // 2 if k < w else 0 for s, (n, k, w) in zip(r, axes, strict=True)] for r in reach], cut
+
+
+def within(reach: Starts, size: Sequence[int], shape: Sequence[int]) -> tuple[Starts, tuple[int, ...]]:
+    """Return the part of boxes that lies in a map of `shape`: reach and size, which is that of the largest part."""
+    low = [[max(r, 0) for r in start] for start in reach]
+    high = [[min(r + n, w) for r, n, w in zip(start, size, shape, strict=True)] for start in reach]
+    return low, tuple(max(1, *(h[a] - s[a] for s, h in zip(low, high, strict=True))) for a in range(len(size)))
 
 
 def inside(reach: Starts, size: Sequence[int], shape: Sequence[int]) -> Starts:

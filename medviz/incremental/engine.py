@@ -80,6 +80,7 @@ class Incremental:
         self._elementwise = {step.node for step in self._steps if step.elementwise}
         self._rules = Rules(image.ndim - 2, _DENSE, growth)
         self._whole_work = self._work_done = 0.0
+        self._largest = 0
         self.clean: dict[fx.Node, Any] = {self._image: image}
         for step in self._steps[1:]:
             self.clean[step.node] = self._clean(step)
@@ -93,6 +94,11 @@ class Incremental:
         """How much of the work of a whole pass a patched copy took in the last run: convolutions and linear layers."""
         return self._work_done / self._whole_work if self._whole_work else 1.0
 
+    @property
+    def row_bytes(self) -> int:
+        """How large the largest value of a patched copy was in the last run."""
+        return self._largest
+
     def run(self, patches: Tensor, corners: Tensor) -> Any:
         """Return the network's raw output for copies of the image with a patch in the place of what was there.
 
@@ -101,11 +107,12 @@ class Incremental:
             corners: the first voxel of each patch, `(M, nd)`.
         """
         values: dict[fx.Node, Any] = {self._image: Box(self.clean[self._image], patches, corners.tolist())}
-        self._work_done = 0.0
+        self._work_done, self._largest = 0.0, 0
         for step in self._steps[1:]:
             if any(node in values for node in step.node.all_input_nodes):  # else the clean value stands
                 values[step.node] = self._changed(step, values)
                 self._work_done += step.work(values[step.node])
+                self._largest = max(self._largest, _row_bytes(values[step.node]))
             for node in step.done:
                 values.pop(node, None)
         return values[self._output] if self._output in values else _expand(self.clean[self._output], len(patches))
@@ -169,6 +176,11 @@ def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ..
 def _whole(value: Any) -> Any:
     """A whole value: that of the patched copies, or what does not depend on the image, as the model made it."""
     return value.whole() if isinstance(value, Box) else value
+
+
+def _row_bytes(value: Any) -> int:
+    value = value.block if isinstance(value, Box) else value
+    return value[:1].nbytes if isinstance(value, Tensor) and value.ndim else 0
 
 
 def _expand(value: Any, rows: int) -> Any:

@@ -37,6 +37,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
             # who reads the changed value later means the result; who reads it earlier, what was there before
             changed.replace_all_uses_with(node, delete_user_cb=lambda user, p=position: order[user] > p)
     _fold(traced)
+    _pool_first(traced)
     return traced
 
 
@@ -60,6 +61,30 @@ def _fold(traced: fx.GraphModule) -> None:
 def _folds(conv: nn.Module, norm: nn.Module) -> bool:
     known = type(conv) in (nn.Conv2d, nn.Conv3d) and type(norm) in (nn.BatchNorm2d, nn.BatchNorm3d)
     return known and norm.running_mean is not None and not (conv.training or norm.training)
+
+
+def _pool_first(traced: fx.GraphModule) -> None:
+    """Take each mean over windows before a 1 × 1 convolution and not after it: the same, for a part of the voxels."""
+    for pool in list(traced.graph.nodes):
+        conv = pool.args[0] if pool.op == "call_module" and len(pool.args) == 1 and not pool.kwargs else None
+        if not isinstance(conv, fx.Node) or conv.op != "call_module" or conv.kwargs or len(conv.users) > 1:
+            continue
+        if _is_pointwise(traced.get_submodule(str(conv.target))) and _is_mean(traced.get_submodule(str(pool.target))):
+            before = conv.all_input_nodes[0]
+            pool.replace_all_uses_with(conv)
+            pool.args, conv.args = (before,), (pool,)
+            conv.prepend(pool)
+
+
+def _is_pointwise(layer: Any) -> bool:
+    if type(layer) not in (nn.Conv2d, nn.Conv3d) or {*layer.kernel_size, *layer.stride} != {1}:
+        return False
+    return isinstance(layer.padding, str) or not any(layer.padding)
+
+
+def _is_mean(layer: Any) -> bool:
+    known = type(layer) in (nn.AvgPool2d, nn.AvgPool3d)
+    return known and layer.padding in (0, (0, 0), (0, 0, 0)) and not (layer.ceil_mode or layer.divisor_override)
 
 
 def in_place(node: fx.Node, traced: fx.GraphModule) -> bool:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from medviz.incremental import windows
-from medviz.incremental.boxes import Box, Starts, cut, fraction, inside, kept, union
+from medviz.incremental.boxes import Box, Starts, cut, fraction, inside, kept, union, within
 
 _ELEMENTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
@@ -132,10 +132,14 @@ class Rules:
         if window is None:
             return None
         shape = clean.shape[2:]
-        reach, size = kept(*window.reach(box), shape, self.growth)
+        reach, size = self._bounded(*window.reach(box), shape)
         if fraction(size, shape) > self.dense:
             return None
         return Box(clean, window(box, inside(reach, size, shape), size), reach)
+
+    def _bounded(self, reach: Starts, size: tuple[int, ...], shape: Sequence[int]) -> tuple[Starts, tuple[int, ...]]:
+        """What is run of the boxes that can have changed: what lies in the map, or less where they may not grow."""
+        return within(reach, size, shape) if self.growth == 1 else kept(reach, size, shape, self.growth)
 
     def _combine(self, values: Sequence[Any], run: Callable[[list[Any]], Tensor], clean: Tensor) -> Box | None:
         """Return the box of an operation that works voxel by voxel on several maps of one grid."""
@@ -143,7 +147,7 @@ class Rules:
         shape = tuple(clean.shape[2:])
         if any(box.shape != shape for box in boxes):
             return None
-        reach, size = kept(*union(boxes), shape, self.growth)
+        reach, size = self._bounded(*union(boxes), shape)
         blocks = [_block(value, inside(reach, size, shape), size, shape) for value in values]
         return None if any(block is None for block in blocks) else Box(clean, run(blocks), reach)
 

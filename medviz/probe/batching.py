@@ -19,7 +19,8 @@ from medviz.probe.runner import Runner
 _log = logging.getLogger("medviz")
 _MOST = 64  # rows at once
 _MOST_ON_CPU = 8  # more of them leave the cache, and take up to twice as long each
-_MOST_ON_CPU_WITH_GRAPH = 2
+_LEAST_ON_CPU = 2  # PyTorch runs some convolutions of a single row five times as slowly as those of two
+_HEAP = 2**25  # bytes: the C library fetches anything larger from the system anew each time, page by page
 _SHARE = 0.25  # of the free memory
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 _LIVE = 4  # outputs of the size of the largest that are alive at once: a block's input, its branches, its sum
@@ -55,15 +56,23 @@ class Batches:
     progress: bool
     _outputs: list[int] = attrs.field(factory=list, init=False)
 
-    def each(self, rows: int, run: Callable[[slice], Tensor], graph: bool) -> Iterator[Tensor]:
+    def each(
+        self, rows: int, run: Callable[[slice], Tensor], graph: bool, row_bytes: int | None = None
+    ) -> Iterator[Tensor]:
         """Yield what `run` returns for consecutive slices of `rows` rows.
+
+        Args:
+            rows: how many there are.
+            run: makes the pass.
+            graph: all activations stay.
+            row_bytes: the size of the largest tensor of a row, where it is not that of the model's largest output.
 
         Raises:
             ValueError: there are none.
         """
         if not rows:
             raise ValueError("`inputs` has no rows.")
-        size = self.rows_at_once(graph) if rows > 1 else 1
+        size = self.rows_at_once(graph, row_bytes) if rows > 1 else 1
         with self.bar(rows if rows > size else 0) as bar:
             for result in in_batches(rows, size, run):
                 bar.update(len(result))
@@ -73,14 +82,16 @@ class Batches:
         """Return a bar for so many rows; silent where nobody asked for it, for none, and without a terminal."""
         return tqdm(total=rows, disable=None if self.progress and rows else True, unit="pass", leave=False)
 
-    def rows_at_once(self, graph: bool) -> int:
-        """Return how many rows one pass takes; with a `graph` all activations stay."""
+    def rows_at_once(self, graph: bool, row_bytes: int | None = None) -> int:
+        """Return how many rows one pass takes: arguments as for `each`."""
         if mixes_rows(self.runner.model):
             return 1
+        device = self.one.device
         if isinstance(self.size, int):
-            return self.size
-        self._outputs = self._outputs or self._measure()
-        return automatic(alive(self._outputs, graph), self.one.device, graph)
+            return self.size if row_bytes is None else min(self.size, quickest(row_bytes, device, graph))
+        if row_bytes is None:
+            self._outputs = self._outputs or self._measure()
+        return automatic(self._outputs if row_bytes is None else [row_bytes], device, graph)
 
     def _measure(self) -> list[int]:
         """The size of what each layer returns for one image, in bytes."""
@@ -123,15 +134,23 @@ def _out_of_memory(err: RuntimeError) -> bool:
     return isinstance(err, torch.OutOfMemoryError) or any(text in str(err) for text in _NO_MEMORY)
 
 
-def automatic(alive: int, device: torch.device, graph: bool) -> int:
-    """Return how many rows fit a quarter of the free memory, where the tensors of one take `alive` bytes at once."""
-    most = _MOST if device.type != "cpu" else _MOST_ON_CPU_WITH_GRAPH if graph else _MOST_ON_CPU
-    return max(1, min(most, int(_SHARE * free_memory(device)) // max(1, alive)))
+def automatic(outputs: Sequence[int], device: torch.device, graph: bool) -> int:
+    """Return how many rows are run at once where the layers' outputs for one are so large: they fit the free memory.
+
+    Args:
+        outputs: the size of each in bytes. With a `graph` all are alive at once, without one a few of the largest.
+        device: what they are on.
+        graph: all activations stay.
+    """
+    alive = sum(outputs) if graph else _LIVE * max(outputs)
+    return max(1, min(quickest(max(outputs), device, graph), int(_SHARE * free_memory(device)) // max(1, alive)))
 
 
-def alive(outputs: Sequence[int], graph: bool) -> int:
-    """Return how much of the layers' `outputs` is alive at once: with a graph all, without one a few of the largest."""
-    return sum(outputs) if graph else _LIVE * max(outputs)
+def quickest(largest: int, device: torch.device, graph: bool) -> int:
+    """Return with how many rows at once each takes least time, where the largest tensor of one takes so many bytes."""
+    if device.type != "cpu":
+        return _MOST
+    return _LEAST_ON_CPU if graph else max(_LEAST_ON_CPU, min(_MOST_ON_CPU, _HEAP // max(1, largest)))
 
 
 def free_memory(device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -61,8 +62,8 @@ class PatchedPasses:
     _proved: set[Any] = attrs.field(factory=set, init=False)
     _refused: set[Any] = attrs.field(factory=set, init=False)
 
-    def prepared(self, rows: Patched, growth: float = 1.0) -> Callable[[slice], Tensor] | None:
-        """Return what runs some of the rows incrementally, to outputs `(m, N, …)`; None where whole passes are better.
+    def prepared(self, rows: Patched, growth: float = 1.0) -> Prepared | None:
+        """Return what runs some of the rows incrementally; None where whole passes are better.
 
         It is refused, with a logged reason, where the model cannot be traced, where its result is not the same as that
         of whole passes, and where it would save little work. Nothing is timed: the choice is the same in every run.
@@ -78,7 +79,6 @@ class PatchedPasses:
             return None
         try:
             engine = self._engine(rows, image, growth)
-            run = self._runs(engine, rows)
             if not known:
                 self._prove(engine, rows, growth)
         except _RefusedError as reason:
@@ -86,7 +86,7 @@ class PatchedPasses:
             self._refused.add(kind)
             return None
         self._proved.add((image, kind))
-        return run
+        return Prepared(functools.partial(self._run, engine), rows, engine.row_bytes)
 
     def _engine(self, rows: Patched, image: Any, growth: float) -> Incremental:
         """The clean activations of an image, made once.
@@ -110,12 +110,6 @@ class PatchedPasses:
             raise _RefusedError(f"the model cannot be traced: {_first_line(err)}") from err
         self._held = (image, engine)
         return engine
-
-    def _runs(self, engine: Incremental, rows: Patched) -> Callable[[slice], Tensor]:
-        def run(part: slice) -> Tensor:
-            return self._run(engine, rows.patches(part), rows.corners[part])
-
-        return run
 
     def _run(self, engine: Incremental, patches: Tensor, corners: Tensor) -> Tensor:
         with self.runner.casting():
@@ -147,6 +141,25 @@ class PatchedPasses:
             change = expected - self.runner.run(rows.clean, rows.index[:1])
             part = _of_each_output(made - expected) / _of_each_output(change).clamp_min(1e-30)
             _log.info("`growth` %g changes what windows do to an output by up to %.1e of it", growth, float(part.max()))
+
+
+@attrs.frozen(eq=False)
+class Prepared:
+    """Incremental passes over copies of one image: from some of the rows to outputs `(m, N, …)`.
+
+    Args:
+        run: from patches and corners to outputs.
+        rows: the copies.
+        row_bytes: the size of the largest tensor that one of them takes on its way.
+    """
+
+    run: Callable[[Tensor, Tensor], Tensor]
+    rows: Patched
+    row_bytes: int
+
+    def __call__(self, part: slice) -> Tensor:
+        """Return the outputs of some of the rows."""
+        return self.run(self.rows.patches(part), self.rows.corners[part])
 
 
 class _RefusedError(Exception):

@@ -77,7 +77,7 @@ class PerturbedPasses:
         def run(some: slice) -> Tensor:
             return _kept(part(some), rows.index[some], reduce)
 
-        return torch.cat(list(self.batches.each(len(rows), run, graph=False)))
+        return torch.cat(list(self.batches.each(len(rows), run, graph=False, row_bytes=part.row_bytes)))
 
     def _whole(self, rows: int, hooked: bool) -> Runner | CompiledPasses:
         """What makes whole passes: a compiled model calls no hooks, and one pass is not worth compiling for."""
