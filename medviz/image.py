@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medviz.finite import check_finite
+
 
 def _as_data(data: Any) -> Tensor:
     tensor = _plain(torch.as_tensor(data)).detach().to(torch.float32)
@@ -164,5 +166,4 @@ def check_batch(batch: Any) -> None:
         )
     if not batch.numel():
         raise ValueError(f"`image` is empty, its shape is {tuple(batch.shape)}.")
-    if not torch.isfinite(batch).all():
-        raise ValueError(f"`image` holds {int((~torch.isfinite(batch)).sum())} values that are NaN or infinite.")
+    check_finite(batch, "`image`")

@@ -118,6 +118,7 @@ class _Asked:
 
     explainer: Explainer
     text: str
+    entry: registry.Entry
 
 
 def _explainers(explainers: str | Explainer | Sequence[str | Explainer]) -> list[_Asked]:
@@ -130,10 +131,11 @@ def _explainers(explainers: str | Explainer | Sequence[str | Explainer]) -> list
     for explainer in chosen:
         if not isinstance(explainer, Explainer):
             raise PluginError(f"`explainers` holds {explainer!r}; expected a name or an instance of medviz.Explainer.")
-        text = registry.describe(explainer)
+        entry = registry.origin(type(explainer))
+        text = registry.describe(explainer, name=entry.name)
         if explainer.stochastic and getattr(explainer, "seed", 0) is None:
             explainer = _seeded(explainer)
-        asked.append(_Asked(explainer, text))
+        asked.append(_Asked(explainer, text, entry))
     return asked
 
 
@@ -192,7 +194,7 @@ def _results(
                 raw=raw.cpu(),
                 affine=affine,
                 index=tuple(index.tolist()),
-                provenance=_provenance(probe, explainer, asked.text),
+                provenance=_provenance(probe, asked),
             )
 
 
@@ -210,15 +212,15 @@ def resize(values: Tensor, size: Sequence[int], align_corners: bool = False) -> 
     return F.interpolate(values, size=tuple(size), mode=mode, align_corners=align_corners)
 
 
-def _provenance(probe: Probe, explainer: Explainer, text: str) -> dict[str, Any]:
+def _provenance(probe: Probe, asked: _Asked) -> dict[str, Any]:
     """Return, as plain data, everything that is needed to make the map again."""
-    entry = registry.origin(type(explainer))
+    explainer = asked.explainer
     return {
-        "method": entry.name,
-        "explainer": text,
+        "method": asked.entry.name,
+        "explainer": asked.text,
         "parameters": _plain(explainer),
-        "package": entry.package,
-        "package_version": entry.version,
+        "package": asked.entry.package,
+        "package_version": asked.entry.version,
         "layers": [probe.layer_name(layer) for layer in _layers(explainer)],
         "seed": getattr(explainer, "seed", None),
         "versions": {"medviz": medviz.__version__, "torch": torch.__version__, "python": platform.python_version()},

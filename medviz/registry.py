@@ -170,8 +170,14 @@ def origin(plugin: type) -> Entry:
     return Entry(getattr(plugin, "kind", ""), plugin.__name__.lower(), plugin.__module__.partition(".")[0], "", value)
 
 
-def describe(plugin: Plugin, nested: bool = False) -> str:
-    """Return the plugin string of an instance: its name, and the parameters that differ from their defaults."""
+def describe(plugin: Plugin, nested: bool = False, name: str | None = None) -> str:
+    """Return the plugin string of an instance: its name, and the parameters that differ from their defaults.
+
+    Args:
+        plugin: the instance.
+        nested: it is a parameter of another plugin.
+        name: the name of its class, where it is known already; None: it is looked up.
+    """
     changed = {}
     cls: Any = type(plugin)
     for f in attrs.fields(cls) if attrs.has(cls) else ():
@@ -185,7 +191,7 @@ def describe(plugin: Plugin, nested: bool = False) -> str:
             value = getattr(value, "__name__", type(value).__name__)
         if f.init and repr(value) != repr(default):
             changed[f.alias] = value
-    return plugin_strings.written(origin(cls).name, changed, nested)
+    return plugin_strings.written(name or origin(cls).name, changed, nested)
 
 
 def check(kind: str | None = None) -> Iterator[tuple[Entry, PluginError | None]]:

@@ -38,15 +38,17 @@ def run_explainer(explainer: Explainer, probe: Probe, target: FixedTarget, wrapp
     """Return the checked result of `explain`: `(B, K, *s)` on the method's own grid."""
     import torch
 
+    from medviz.finite import all_finite, ends
+
     values = call(explainer, "explain", {"probe": probe, "target": target}, as_wrappers(wrappers))
     shape = (len(probe.inputs), *probe.inputs.shape[1:])
     if not isinstance(values, torch.Tensor) or not values.is_floating_point():
         raise _wrong(explainer, "explain", values, "a floating-point tensor (B, K, *s)")
     if values.ndim != len(shape) or len(values) != shape[0] or values.shape[1] not in (1, shape[1]):
         raise _wrong(explainer, "explain", values, f"({shape[0]}, 1 or {shape[1]}, {len(shape) - 2} spatial axes)")
-    if not values.numel() or not torch.isfinite(values).all():
+    if not values.numel() or not all_finite(values):
         raise _wrong(explainer, "explain", values, "finite values, not an empty map")
-    if not explainer.signed and (values < 0).any():
+    if not explainer.signed and ends(values)[0] < 0:
         raise PluginError(f"{_called(explainer, 'explain')} returned negative values, but does not declare `signed`.")
     return values.detach()
 
@@ -55,9 +57,11 @@ def occlude(occluder: Occluder, patches: Tensor, image: Tensor, corners: Tensor,
     """Return the checked result of `occlude`: `(M, C, *mask)`."""
     import torch
 
+    from medviz.finite import all_finite
+
     arguments = {"patches": patches, "image": image, "corners": corners}
     hidden = call(occluder, "occlude", arguments, as_wrappers(wrappers))
-    if not isinstance(hidden, torch.Tensor) or hidden.shape != patches.shape or not torch.isfinite(hidden).all():
+    if not isinstance(hidden, torch.Tensor) or hidden.shape != patches.shape or not all_finite(hidden):
         raise _wrong(occluder, "occlude", hidden, f"a finite tensor {tuple(patches.shape)}")
     return hidden
 
@@ -66,11 +70,13 @@ def blend_weight(occluder: Occluder, mask_size: tuple[int, ...], wrappers: Wrapp
     """Return the checked result of `blend_weight`; ones where the occluder does not say."""
     import torch
 
+    from medviz.finite import all_finite
+
     weight = call(occluder, "blend_weight", {"mask_size": mask_size}, as_wrappers(wrappers))
     if weight is None:
         return torch.ones(mask_size)
     good = isinstance(weight, torch.Tensor) and weight.shape == tuple(mask_size)
-    if not good or not torch.isfinite(weight).all() or (weight < 0).any() or not (weight > 0).any():
+    if not good or not all_finite(weight) or (weight < 0).any() or not (weight > 0).any():
         raise _wrong(occluder, "blend_weight", weight, f"a finite tensor {tuple(mask_size)}, ≥ 0 and not all zero")
     return cast("Tensor", weight)
 

@@ -237,7 +237,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("image", "error", "message"),
         [
-            (torch.full((1, 2, 8, 8), float("nan")), ValueError, "128 values that are NaN or infinite"),
+            (torch.full((1, 2, 8, 8), float("nan")), ValueError, "128 values of 128 that are NaN or infinite"),
             (torch.zeros(1, 2, 8, 8, dtype=torch.int16), TypeError, r"torch.int16; .*image\.float\(\)"),
             (torch.zeros(0, 2, 8, 8), ValueError, "is empty"),
             (torch.zeros(2, 8, 8), ValueError, r"Add a missing batch axis with image\[None\]"),

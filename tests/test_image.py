@@ -124,7 +124,7 @@ def test_an_affine_is_not_lost_beside_an_image_without_one():
         (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), TypeError, r"image\.float\(\)"),
         (torch.zeros(1, 2, 2), ValueError, r"image\[None\]"),
         (torch.zeros(0, 1, 2, 2), ValueError, "empty"),
-        (torch.full((1, 1, 2, 2), torch.nan), ValueError, "4 values that are NaN or infinite"),
+        (torch.full((1, 1, 2, 2), torch.nan), ValueError, "4 values of 4 that are NaN or infinite"),
         ("scan.nii", TypeError, "`image` is a str"),
         ([torch.zeros(1, 2, 2)], TypeError, "`image` is a list"),
         ([], TypeError, "`image` is a list"),

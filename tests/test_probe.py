@@ -290,7 +290,8 @@ def test_float16_gradients_of_a_large_volume_do_not_underflow() -> None:
     with medviz.Probe(model, image) as probe:
         result = probe.input_gradient(0).flatten()
     assert torch.corrcoef(torch.stack([result, expected]))[0, 1] > 0.99
-    assert (result - expected).abs().max() < 0.2 * (plain - expected).abs().max()
+    # not of the worst voxel: rounding turns single ReLUs over, and which ones depends on the processor
+    assert (result - expected).norm() < 0.1 * (plain - expected).norm()
 
 
 def test_input_gradient_equals_autograd_row_by_row(device: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from medviz.probe import outputs
+from medviz.finite import check_finite
 from medviz.probe.cut import Cut
 from medviz.probe.gradients import gradients, wide
 from medviz.probe.layers import module_of, refuse_scripted
@@ -124,7 +124,7 @@ class CleanPass:
             stack.enter_context(torch.set_grad_enabled(graph))
             for watch in watching:
                 stack.enter_context(watch.hooks())
-            return outputs.finite(self._runner.run(self._inputs, self._index), "the model's output")
+            return check_finite(self._runner.run(self._inputs, self._index), "the model's output")
 
     def _backward(self, target: FixedTarget) -> dict[str, Tensor | None]:
         """One backward pass from the score to every kept layer."""

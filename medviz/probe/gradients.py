@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medviz.finite import all_finite
+
 # float16 loses what is below 6e-8, and 1 / 128³ is not far above: the gradient is scaled up on its way, as far as fits
 _SCALES = (15, 10, 5, 0, -5, -10)
 
@@ -32,7 +34,7 @@ def gradients(scores: Tensor, tensors: Sequence[Tensor], half: bool) -> list[Ten
     for power in _SCALES if half else (0,):
         found = _grad(scores, tensors, 2.0**power)
         scaled = [None if g is None else wide(g) / 2.0**power for g in found]
-        if all(g is None or bool(torch.isfinite(g).all()) for g in scaled):
+        if all(g is None or all_finite(g) for g in scaled):
             return scaled
     raise ValueError("the gradient of the score holds values that are NaN or infinite.")
 

@@ -64,7 +64,7 @@ class _State:
         self.attributes = Containers(map(vars, found))
         held = {id(parameter): parameter for parameter in parameters(found)}
         self.parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in held.values()]
-        tensors = {id(tensor): tensor for tensor in [*buffers(found), *self.attributes.tensors]}
+        tensors = {id(tensor): tensor for tensor in buffers(found)} | self.attributes.tensors
         self.values = Values([tensor for key, tensor in tensors.items() if key not in held])
         self.random = _random_states()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 _KEYS = ("logits", "out")
@@ -88,15 +87,3 @@ def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
     if all(a is b for a, b in zip(items, output, strict=True)):
         return output
     return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
-
-
-def finite(output: Tensor, what: str) -> Tensor:
-    """Return `output`.
-
-    Raises:
-        ValueError: it holds NaN or infinite values.
-    """
-    if not torch.isfinite(output).all():
-        bad = int((~torch.isfinite(output)).sum())
-        raise ValueError(f"{what} holds {bad} values of {output.numel()} that are NaN or infinite.")
-    return output

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from medviz.probe import outputs
+from medviz.finite import check_finite
 from medviz.probe.batching import Batches
 from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import CompiledPasses
@@ -87,7 +87,7 @@ class PerturbedPasses:
 
 
 def _kept(output: Tensor, index: Tensor, reduce: Reduce | None) -> Tensor:
-    output = wide(outputs.finite(output, "the model's output"))
+    output = wide(check_finite(output, "the model's output"))
     return output if reduce is None else reduce(output, index)
 
 

@@ -68,7 +68,7 @@ class Runner:
 
     def refuse_inference_parameters(self) -> None:
         """Raise a `ValueError` where no gradient can pass the model."""
-        if any(p.is_inference() for p in models.parameters(models.modules(self.model))):
+        if any(map(Tensor.is_inference, models.parameters(models.modules(self.model)))):
             raise ValueError(
                 "the model was built under torch.inference_mode(), so that no gradient can pass it; build and load it "
                 "outside, or use a method that needs no gradient."

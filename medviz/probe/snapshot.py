@@ -25,30 +25,28 @@ class Containers:
         containers: dicts, lists, sets, deques and tuples, such as the attributes of modules.
 
     Attributes:
-        tensors: every tensor that was found, each once. For their values there is `Values`.
+        tensors: every tensor that was found, by its identity. For their values there is `Values`.
     """
 
     def __init__(self, containers: Iterable[Any]) -> None:
         self._empty: list[Any] = []
         self._kept: list[_Content] = []
-        found: dict[int, Tensor] = {}
+        self.tensors: dict[int, Tensor] = {}
         seen: dict[int, Any] = {}  # by identity, and held so that no other object can take its place
         level = list(containers)
         while level:
-            self._empty += [container for container in level if not container]
-            fresh = {id(container): container for container in level if container and id(container) not in seen}
+            self._empty += itertools.filterfalse(None, level)
+            fresh = {id(container): container for container in filter(None, level) if id(container) not in seen}
             seen |= fresh
             content = _Content(list(fresh.values()))
             self._kept.append(content)
             level, tensors = content.inside()
-            found |= {id(tensor): tensor for tensor in tensors}
-        self.tensors = list(found.values())
+            self.tensors |= {id(tensor): tensor for tensor in tensors}
 
     def restore(self) -> None:
         """Put back what was removed or replaced, and take out what was added."""
-        for container in self._empty:
-            if container:
-                container.clear()
+        for container in filter(None, self._empty):
+            container.clear()
         for content in self._kept:
             content.restore()
 
@@ -64,7 +62,7 @@ class _Content:
 
     def _now(self) -> tuple[Iterable[Any], Iterable[Any], Iterable[Any]]:
         chain = itertools.chain.from_iterable
-        values = map(operator.methodcaller("values"), self._dicts)
+        values = map(dict.values, self._dicts)
         return chain(self._dicts), chain(values), chain(self._others)
 
     def inside(self) -> tuple[list[Any], list[Tensor]]:

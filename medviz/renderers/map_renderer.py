@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medviz.attribution import Attribution
+from medviz.finite import all_finite
 from medviz.hookspecs import Renderer
 from medviz.renderers.colour import get_cmap
 from medviz.renderers.orientation import orient
@@ -124,7 +125,7 @@ def _check(attribution: Attribution) -> None:
         raise ValueError(f"a renderer draws one image; got {len(attribution)}: draw attribution[i].")
     for name in ("values", "image"):
         tensor = getattr(attribution, name)
-        if not tensor.numel() or not torch.isfinite(torch.stack(tensor.aminmax())).all():
+        if not tensor.numel() or not all_finite(tensor):
             raise ValueError(f"`{name}` of the attribution is empty or holds NaN or infinite values; nothing is drawn.")
     if not attribution.signed and (attribution.values < 0).any():
         raise ValueError("`values` of the attribution hold negative values; make it with signed=True.")
