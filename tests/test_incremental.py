@@ -225,6 +225,7 @@ class Wired(nn.Module):
         self.norm, self.table = nn.BatchNorm2d(3), nn.Parameter(torch.rand(1, 3, 21, 20))
         self.norm.running_mean, self.norm.running_var = torch.randn(3), torch.rand(3) + 0.5
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid())
+        self.same = nn.Sequential(nn.Identity(), nn.Dropout())
         self.register_buffer("scale", torch.rand(1, 3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -241,6 +242,21 @@ class Wired(nn.Module):
             y = self.b(x)
             F.relu_(x.sub_(0.1))  # after b has read it
             x = self.c(x) * y
+        elif self.how == "two names":
+            y = x
+            y += self.b(x)
+            y *= 2
+            x = self.c(x) * y  # both are the sum
+        elif self.how == "same":
+            y = self.same(x)
+            y -= 0.1
+            x = self.b(x)
+        elif self.how == "sizes":
+            n = x.shape[-1]
+            m = n
+            m += 2
+            m /= n
+            x = self.b(x) * (n - m)
         elif self.how == "numbers":
             x = operator.mul(1 - self.b(x), 2.0) * self.scale / 3 + self.scale
         elif self.how == "functions":
@@ -263,7 +279,8 @@ class Wired(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x, (1, 1)).flatten(1))
 
 
-WIRES = ["cat", "add", "iadd", "in place", "numbers", "functions", "shared", "read twice", "a table first", "gate"]
+WIRES = ["cat", "add", "iadd", "in place", "two names", "same", "sizes", "numbers", "functions", "shared", "read twice"]
+WIRES += ["a table first", "gate"]
 
 
 @pytest.mark.parametrize("how", [*WIRES, "mean", "flatten"])

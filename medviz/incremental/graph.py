@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _IN_PLACE = {operator.iadd, operator.imul, operator.isub, operator.itruediv}
 _RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 # what returns a new tensor, whatever it is given
 _NEW_MODULES = (
     *(nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU),
@@ -29,16 +31,62 @@ def trace(model: nn.Module) -> fx.GraphModule:
     Raises:
         Exception: whatever stops `torch.fx`, such as control flow that depends on values.
     """
-    traced = fx.symbolic_trace(model)
+    traced = fx.GraphModule(model, _Tracer().trace(model))
+    _drop_identities(traced)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for node in traced.graph.nodes:
-        if in_place(node, traced) and node.all_input_nodes:
+        if in_place(node, traced) and node.all_input_nodes and not _is_number(node):
             changed, position = node.all_input_nodes[0], order[node]
             # who reads the changed value later means the result; who reads it earlier, what was there before
             changed.replace_all_uses_with(node, delete_user_cb=lambda user, p=position: order[user] > p)
     _fold(traced)
     _pool_first(traced)
     return traced
+
+
+class _Proxy(fx.Proxy):
+    """A value that is traced, with `+=` for what it is: fx takes `a += b` for `a = a + b`, which leaves `a` alone."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._into(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._into(operator.isub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._into(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._into(operator.itruediv, other)
+
+    def _into(self, function: Callable[[Any, Any], Any], other: Any) -> fx.Proxy:
+        made: fx.Proxy = self.tracer.create_proxy("call_function", function, (self, other), {})
+        return made
+
+
+class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Return whether the value of an operation is a size or made of sizes: numbers are never changed in place."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "numel")
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    arithmetic = getattr(node.target, "__module__", "") == "_operator" and bool(node.all_input_nodes)
+    return arithmetic and all(map(_is_number, node.all_input_nodes))
+
+
+def _drop_identities(traced: fx.GraphModule) -> None:
+    """Take out the layers that return what they are given itself: whoever changes the one changes the other."""
+    for node in list(traced.graph.nodes):
+        if node.op == "call_module" and len(node.all_input_nodes) == len(node.args) == 1 and not node.kwargs:
+            layer = traced.get_submodule(str(node.target))
+            if type(layer) is nn.Identity or (type(layer) in _DROPOUTS and not layer.training):
+                node.replace_all_uses_with(node.all_input_nodes[0])
+                traced.graph.erase_node(node)
 
 
 def _fold(traced: fx.GraphModule) -> None:
