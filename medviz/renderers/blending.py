@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
 _ROUNDING = 1e-3  # how far interpolation may carry a value beyond [0, 1] without its being another unit
-_AT_ONCE = (
-    10_240  # voxels: their three colours stay in the processor's cache, and are too few for torch to start threads
-)
+_AT_ONCE = 1 << 17  # voxels: few calls of torch, and what they make stays in the processor's cache
 _MANY = 1 << 24  # voxels on another device
 _WITHOUT_ORDER = (torch.uint16, torch.uint32, torch.uint64)  # torch finds no smallest and largest of these
 

@@ -96,7 +96,9 @@ def summary(library: str, tag: str, frames: np.ndarray, fps: float) -> Any:
         fps: frames per second.
     """
     encoded = png_bytes(frames[0]) if len(frames) == 1 else gif_bytes(frames, fps)
-    made = importlib.import_module(_PROTOCOL[library]).Summary
+    made = importlib.import_module(_PROTOCOL[library]).Summary()
     height, width, *channels = frames.shape[1:]
-    image = made.Image(height=height, width=width, colorspace=(*channels, 1)[0], encoded_image_string=encoded)
-    return made(value=[made.Value(tag=tag, image=image)])
+    image = made.value.add(tag=tag).image  # in its place: a message that is handed to another one is copied
+    image.height, image.width, image.colorspace = height, width, (*channels, 1)[0]
+    image.encoded_image_string = encoded
+    return made
