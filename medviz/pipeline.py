@@ -173,6 +173,7 @@ def _results(
     wrappers: Wrappers,
 ) -> Iterator[Attribution]:
     fixed = [(label, probe.fix(target)) for label, target in targets]
+    scores = {target: tuple(probe.scores(target).tolist()) for _, target in fixed}
     kept = images.to("cpu", copy=True)  # not before the forward pass, whose peak it would raise
     for asked in explainers:
         explainer = asked.explainer
@@ -190,7 +191,7 @@ def _results(
                 signed=explainer.signed,
                 target=label,
                 classes=None if target.classes is None else tuple(target.classes.tolist()),
-                scores=tuple(probe.scores(target).tolist()),
+                scores=scores[target],
                 raw=raw.cpu(),
                 affine=affine,
                 index=tuple(index.tolist()),

@@ -33,9 +33,7 @@ def clipped(values: np.ndarray, scale: float = 1.0, span: tuple[float, float] = 
     """Return `values` as bytes: `span` becomes 0 to `scale`, and what lies below 0 or above 255 is clipped."""
     low, width = np.float32(span[0]), np.float32(span[1]) - np.float32(span[0])
     shown, flat = np.empty(values.size, np.uint8), values.reshape(-1)
-    room = np.empty(
-        min(values.size, _AT_ONCE), np.float32
-    )  # for all parts: fresh memory costs more than the arithmetic
+    room = np.empty(min(values.size, _AT_ONCE), np.float32)  # for every part: fresh memory is what costs time
     for start in range(0, values.size, _AT_ONCE):
         given = flat[start : start + _AT_ONCE]
         part = room[: len(given)]
