@@ -80,6 +80,21 @@ def test_a_renamed_attribute_of_a_module_comes_back() -> None:
     assert not hasattr(model, "renamed")
 
 
+def test_the_order_of_hooks_comes_back() -> None:
+    def first(*args: Any) -> None: ...
+
+    def second(*args: Any) -> None: ...
+
+    model = nn.Linear(1, 1)
+    model.register_forward_hook(second)
+    model.register_forward_hook(first, prepend=True)
+    before = list(model._forward_hooks.items())
+    with untouched(model):
+        model.register_forward_hook(lambda *args: None, prepend=True)
+    assert list(model._forward_hooks.items()) == before
+    assert before[0][1] is first
+
+
 def tensors() -> dict[str, Tensor]:
     return {
         "number": torch.tensor(3),

@@ -62,7 +62,8 @@ class _Content:
 
     def _now(self) -> tuple[Iterable[Any], Iterable[Any], Iterable[Any]]:
         chain = itertools.chain.from_iterable
-        values = map(dict.values, self._dicts)
+        # asked of the dict itself: an OrderedDict whose items were moved has another order than `dict.values` of it
+        values = map(operator.methodcaller("values"), self._dicts)
         return chain(self._dicts), chain(values), chain(self._others)
 
     def inside(self) -> tuple[list[Any], list[Tensor]]:

@@ -30,14 +30,17 @@ AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An empty database; to make its tables takes a second."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    MlflowClient(uri).search_experiments()
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # where a store is made, there its artifacts go
+        MlflowClient(uri).search_experiments()
     return uri
 
 
 @pytest.fixture(autouse=True)
 def client(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient]:
-    monkeypatch.chdir(tmp_path)  # artifacts go below the current folder
+    monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(store)
     yield MlflowClient()
     mlflow.set_tracking_uri(None)
