@@ -16,8 +16,7 @@ from medviz.incremental.boxes import Box, Starts, cut, fraction, inside, kept, u
 
 _ELEMENTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
-    *(nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity),
-    *(nn.Dropout, nn.Dropout2d, nn.Dropout3d),
+    *(nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus),
 )
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _ELEMENTWISE: frozenset[Any] = frozenset(
