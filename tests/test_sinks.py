@@ -93,6 +93,22 @@ def test_a_grey_movie_of_one_byte_for_each_pixel_is_exact(frames):
     assert np.array_equal(gif_frames(encoding.gif_bytes(np.repeat(frames[..., None], 3, -1), fps=10))[0], decoded)
 
 
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(
+    st.tuples(st.integers(2, 5), st.integers(1, 12), st.sampled_from([1, 7, 8, 16, 20])),
+    st.permutations(range(3)),
+    st.integers(0, 9999),
+)
+def test_a_movie_of_a_few_changes_is_exact_whatever_its_width_and_its_order_in_memory(shape, order, seed):
+    numbers = np.random.default_rng(seed)
+    changes = numbers.integers(1, 256, shape) * (numbers.random(shape) < 0.05)
+    frames = changes.cumsum(0).astype(np.uint8)
+    elsewhere = np.ascontiguousarray(frames.transpose(order)).transpose(np.argsort(order))
+    encoded = encoding.gif_bytes(frames, fps=10)
+    assert np.array_equal(gif_frames(encoded)[0], np.repeat(frames[..., None], 3, -1))
+    assert encoding.gif_bytes(elsewhere, fps=10) == encoded
+
+
 def test_only_what_changes_is_stored():
     noise = np.random.default_rng(0).integers(0, 256, (1, 64, 64), np.uint8)
     frames = np.repeat(noise, 9, 0)
