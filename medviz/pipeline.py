@@ -23,7 +23,7 @@ from medviz.model_arguments import ModelArguments
 from medviz.probe import Probe
 from medviz.probe.batching import BatchSize, check_batch_size
 from medviz.probe.compiled import check_compiled
-from medviz.probe.models import inner, mixes_rows
+from medviz.probe.models import mixes_rows, unwrap
 from medviz.relay import as_wrappers, run_explainer
 from medviz.targets import as_targets, take
 
@@ -89,7 +89,7 @@ def explain(
     check_compiled(compiled)
     around = as_wrappers(wrappers)
     batches: list[list[Attribution]] = []
-    for index in _chunks(len(images), batch_size, inner(model)):
+    for index in _chunks(len(images), batch_size, unwrap(model)):
         rows = images if len(index) == len(images) else images[index]
         probe = Probe(
             model,
@@ -131,8 +131,7 @@ def _explainers(explainers: str | Explainer | Sequence[str | Explainer]) -> list
     for explainer in chosen:
         if not isinstance(explainer, Explainer):
             raise PluginError(f"`explainers` holds {explainer!r}; expected a name or an instance of medviz.Explainer.")
-        entry = registry.origin(type(explainer))
-        text = registry.describe(explainer, name=entry.name)
+        entry, text = registry.origin(explainer), registry.describe(explainer)
         if explainer.stochastic and getattr(explainer, "seed", 0) is None:
             explainer = _seeded(explainer)
         asked.append(_Asked(explainer, text, entry))

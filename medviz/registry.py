@@ -15,6 +15,7 @@ from medviz.errors import PluginError, suggest
 from medviz.hookspecs import KINDS, Explainer, Occluder, Plugin, Reader, Renderer, Sink
 from medviz.metadata import normalise
 
+_ENTRY = "_medviz_entry"
 _preferred: tuple[str, ...] | None = None
 
 
@@ -161,22 +162,28 @@ def resolve(kind: str, value: Any) -> Any:
     return plugin
 
 
-def origin(plugin: type) -> Entry:
-    """Return the entry that `plugin` is installed under, or one made of its module where it is not installed."""
-    value = f"{plugin.__module__}:{plugin.__qualname__}"
-    for entry in entries(plugin.kind) if issubclass(plugin, Plugin) else ():
+def origin(plugin: Plugin | type) -> Entry:
+    """Return the entry that an instance was got by, or that a class is installed under.
+
+    Of what was not got by a name the class counts; one that is not installed gives an entry made of its module.
+    """
+    if isinstance(plugin, Plugin) and _ENTRY in vars(plugin):
+        entry: Entry = vars(plugin)[_ENTRY]
+        return entry
+    cls: Any = plugin if isinstance(plugin, type) else type(plugin)
+    value = f"{cls.__module__}:{cls.__qualname__}"
+    for entry in entries(cls.kind) if issubclass(cls, Plugin) else ():
         if entry.value.replace(" ", "") == value:
             return entry
-    return Entry(getattr(plugin, "kind", ""), plugin.__name__.lower(), plugin.__module__.partition(".")[0], "", value)
+    return Entry(getattr(cls, "kind", ""), cls.__name__.lower(), cls.__module__.partition(".")[0], "", value)
 
 
-def describe(plugin: Plugin, nested: bool = False, name: str | None = None) -> str:
+def describe(plugin: Plugin, nested: bool = False) -> str:
     """Return the plugin string of an instance: its name, and the parameters that differ from their defaults.
 
     Args:
         plugin: the instance.
         nested: it is a parameter of another plugin.
-        name: the name of its class, where it is known already; None: it is looked up.
     """
     changed = {}
     cls: Any = type(plugin)
@@ -191,7 +198,7 @@ def describe(plugin: Plugin, nested: bool = False, name: str | None = None) -> s
             value = getattr(value, "__name__", type(value).__name__)
         if f.init and repr(value) != repr(default):
             changed[f.alias] = value
-    return plugin_strings.written(name or origin(cls).name, changed, nested)
+    return plugin_strings.written(origin(plugin).name, changed, nested)
 
 
 def check(kind: str | None = None) -> Iterator[tuple[Entry, PluginError | None]]:
@@ -238,11 +245,13 @@ def _build(entry: Entry, parameters: Mapping[str, Any]) -> Plugin:
             if f.default is attrs.NOTHING and f.alias not in parameters:
                 raise PluginError(f"{entry.full_name!r} needs `{f.alias}`: {entry.name}:{f.alias}=…")
     try:
-        return plugin(**parameters)
+        made = plugin(**parameters)
     except (TypeError, ValueError) as err:
         raise PluginError(
             f"{entry.full_name!r} rejects its parameters {dict(parameters)!r}: {err.args[0] if err.args else err}"
         ) from err
+    vars(made)[_ENTRY] = entry  # so that a result need not ask the installed packages again where its method is from
+    return made
 
 
 def _known_kind(kind: str) -> str:

@@ -122,4 +122,4 @@ def _known(expected_failures: ExpectedFailures | None, checks: Iterable[Check]) 
 
 def _label(instance: Plugin) -> str:
     """Return a short name for the tests: the plugin string; a sink's path, different in every run, is left out."""
-    return registry.origin(type(instance)).name if instance.kind == "sinks" else registry.describe(instance)
+    return registry.origin(instance).name if instance.kind == "sinks" else registry.describe(instance)
