@@ -694,6 +694,8 @@ def test_a_model_built_in_inference_mode() -> None:
         model = Net()
     with pytest.raises(ValueError, match=r"built under torch\.inference_mode"):
         gradcam(model)
+    with pytest.raises(ValueError, match=r"built under torch\.inference_mode"):
+        medviz.explain(model, torch.rand(2, 1, 8, 8), "vanillagrad")
     assert medviz.explain(model, torch.rand(2, 1, 8, 8), "scorecam").values.shape == (2, 1, 8, 8)
 
 

@@ -248,7 +248,7 @@ def test_in_another_thread(busy: Busy, image: Tensor) -> None:
 
     def work() -> None:
         try:
-            with untouched(busy):
+            with untouched(list(busy.modules())):
                 busy(image.detach().clone())
         except BaseException as err:
             failures.append(err)

@@ -73,7 +73,7 @@ def test_a_container_that_holds_itself_is_kept_once() -> None:
 def test_a_renamed_attribute_of_a_module_comes_back() -> None:
     model = nn.Linear(1, 1)
     model.last = kept = object()
-    with untouched(model):
+    with untouched(list(model.modules())):
         model.renamed = model.last
         del model.last
     assert model.last is kept
@@ -89,7 +89,7 @@ def test_the_order_of_hooks_comes_back() -> None:
     model.register_forward_hook(second)
     model.register_forward_hook(first, prepend=True)
     before = list(model._forward_hooks.items())
-    with untouched(model):
+    with untouched(list(model.modules())):
         model.register_forward_hook(lambda *args: None, prepend=True)
     assert list(model._forward_hooks.items()) == before
     assert before[0][1] is first
@@ -133,6 +133,6 @@ def test_what_did_not_change_is_not_written_to(monkeypatch: pytest.MonkeyPatch) 
 def test_the_guard_takes_a_model_with_sparse_buffers() -> None:
     model = nn.Linear(2, 2)
     model.register_buffer("neighbours", torch.eye(2).to_sparse())
-    with untouched(model):
+    with untouched(list(model.modules())):
         model.neighbours.mul_(3)
     assert torch.equal(model.neighbours.to_dense(), torch.eye(2))

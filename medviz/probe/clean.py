@@ -118,8 +118,6 @@ class CleanPass:
         return Cut(modules, self._graph and (bool(modules) or None in self._wanted))
 
     def _run(self, graph: bool, *watching: Cut | RollingCut) -> Tensor:
-        if graph:
-            self._runner.refuse_inference_parameters()
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(graph))
             for watch in watching:

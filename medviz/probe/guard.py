@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medviz.probe.models import buffers, modules, parameters
-from medviz.probe.snapshot import Containers, Values
+from medviz.probe.models import buffers, parameters
+from medviz.probe.snapshot import Containers, Values, by_identity
+
+_flags = operator.attrgetter("requires_grad", "grad")
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(found: Sequence[nn.Module]) -> Iterator[None]:
     """Run the block with every module in eval mode and every parameter frozen; afterwards put everything back.
 
     Put back are, for every sub-module: training flag, hooks, attributes (in-place flags, tensors kept on `self`) and
@@ -27,9 +30,12 @@ def untouched(model: nn.Module) -> Iterator[None]:
     would break a `loss.backward()` that the caller has still to run.
 
     A Ctrl-C that arrives while the state is taken or put back waits until that is done (main thread only).
+
+    Args:
+        found: all modules of a model; see `models.modules`.
     """
     with interrupts_deferred():
-        state = _State(model)
+        state = _State(found)
     try:
         with interrupts_deferred():
             state.prepare()
@@ -58,13 +64,12 @@ def interrupts_deferred() -> Iterator[None]:
 class _State:
     """What can change in a model while it runs, and the global random states."""
 
-    def __init__(self, model: nn.Module) -> None:
-        found = modules(model)
+    def __init__(self, found: Sequence[nn.Module]) -> None:
         self.modules, self.training = found, [module.training for module in found]
         self.attributes = Containers(map(vars, found))
-        held = {id(parameter): parameter for parameter in parameters(found)}
-        self.parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in held.values()]
-        tensors = {id(tensor): tensor for tensor in buffers(found)} | self.attributes.tensors
+        held = by_identity(parameters(found))
+        self.parameters, self.flags = list(held.values()), list(map(_flags, held.values()))
+        tensors = self.attributes.tensors | by_identity(buffers(found))
         self.values = Values([tensor for key, tensor in tensors.items() if key not in held])
         self.random = _random_states()
 
@@ -72,7 +77,7 @@ class _State:
         for module, training in zip(self.modules, self.training, strict=True):
             if training:
                 module.training = False
-        for parameter, wanted, grad in self.parameters:
+        for parameter, (wanted, grad) in zip(self.parameters, self.flags, strict=True):
             if wanted and not parameter.is_inference():  # one made in inference mode keeps its flag for ever
                 parameter.requires_grad_(False)
             if grad is not None:
@@ -83,7 +88,7 @@ class _State:
         for module, training in zip(self.modules, self.training, strict=True):
             if module.training != training:  # a scripted module keeps it elsewhere
                 module.training = training
-        for parameter, wanted, grad in self.parameters:
+        for parameter, (wanted, grad) in zip(self.parameters, self.flags, strict=True):
             if parameter.requires_grad != wanted:
                 parameter.requires_grad_(wanted)
             if parameter.grad is not grad:

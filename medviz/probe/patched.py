@@ -104,7 +104,7 @@ class PatchedPasses:
         self._held = None  # so that two images' activations are never alive at once
         try:
             # a network that keeps something on `self` keeps a tracer's stand-in there, and would go on with it
-            with untouched(model), self.runner.casting():
+            with untouched(modules(model)), self.runner.casting():
                 engine = Incremental(model, rows.clean.clone(), growth)
         except Exception as err:
             raise _RefusedError(f"the model cannot be traced: {_first_line(err)}") from err

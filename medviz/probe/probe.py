@@ -91,12 +91,14 @@ class Probe:
         self._open: _Open | None = None
 
     def __enter__(self) -> Probe:
+        found = models.modules(self._runner.model)
+        models.check_whole(found)
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.autocast(self._runner.device.type, enabled=False))  # for the model only
             stack.enter_context(models.eager())
-            stack.enter_context(untouched(self._runner.model))
+            stack.enter_context(untouched(found))
             inputs = self._images.detach().to(self._runner.device, self._runner.dtype, copy=True)
             clean = CleanPass(self._runner, inputs, self._layers, self._graph)
             batches = batching.Batches(self._runner, inputs[:1], self._batch_size, self._progress)
@@ -220,7 +222,6 @@ class Probe:
             index: the image that each row belongs to, `(M,)`; None: row i belongs to image i.
             rule: makes a context that changes how gradients flow back, around each forward and backward pass.
         """
-        self._runner.refuse_inference_parameters()
         fixed = self.fix(target)
         inputs = self.inputs if inputs is None else inputs
         index = self._index(index, len(inputs))
@@ -261,7 +262,7 @@ class Probe:
     @contextlib.contextmanager
     def model(self) -> Iterator[nn.Module]:
         """Hand out the model itself, for methods of other libraries; whatever they do to it is undone afterwards."""
-        with untouched(self._runner.model), torch.enable_grad():
+        with untouched(models.modules(self._runner.model)), torch.enable_grad():
             yield self._runner.model
 
     def run(self, rows: Tensor, index: Tensor | None = None) -> Tensor:

@@ -50,13 +50,24 @@ class Runner:
         images = copy_on_write(moved) if copy and moved is images else moved
         args, kwargs = self.arguments.at(index, self.device)
         with self.casting():
-            output = outputs.select(self.model(images, *args, **kwargs), self.choose)
+            output = outputs.select(self._call(images, *args, **kwargs), self.choose)
         if len(output) != len(images):
             raise ValueError(
                 f"the model's output {tuple(output.shape)} does not have a row for each of {len(images)} images; "
                 "choose another part of it with `output`, or mark model arguments with medviz.per_image()."
             )
         return output
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self.model(*args, **kwargs)
+        except RuntimeError as err:
+            if "Inference tensors cannot be saved for backward" not in str(err):
+                raise
+            raise ValueError(
+                "the model was built under torch.inference_mode(), so that no gradient can pass it; build and load it "
+                "outside, or use a method that needs no gradient."
+            ) from err
 
     def casting(self) -> contextlib.AbstractContextManager[object]:
         """Cast the model's operations as `autocast` says, during the block."""
@@ -65,11 +76,3 @@ class Runner:
     def is_half(self, *tensors: Tensor) -> bool:
         """Return whether float16 values are on the way to or from `tensors`."""
         return torch.float16 in (self.dtype, self.autocast, *(t.dtype for t in tensors))
-
-    def refuse_inference_parameters(self) -> None:
-        """Raise a `ValueError` where no gradient can pass the model."""
-        if any(map(Tensor.is_inference, models.parameters(models.modules(self.model)))):
-            raise ValueError(
-                "the model was built under torch.inference_mode(), so that no gradient can pass it; build and load it "
-                "outside, or use a method that needs no gradient."
-            )

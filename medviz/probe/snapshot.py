@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_KINDS = (dict, list, set, deque, tuple)
+_CHANGEABLE = (list, set, deque)
+_KINDS = (dict, *_CHANGEABLE, tuple)
 _SMALL = 2**16  # numbers; larger tensors are compared by themselves, for together they would need their size once more
+_alike = operator.attrgetter("layout", "dtype", "device", "ndim")
 
 
 class Containers:
@@ -29,50 +31,60 @@ class Containers:
     """
 
     def __init__(self, containers: Iterable[Any]) -> None:
-        self._empty: list[Any] = []
+        self._levels: list[tuple[list[Any], list[Any]]] = []  # what is on each, and what of it is not empty
         self._kept: list[_Content] = []
         self.tensors: dict[int, Tensor] = {}
         seen: dict[int, Any] = {}  # by identity, and held so that no other object can take its place
         level = list(containers)
         while level:
-            self._empty += itertools.filterfalse(None, level)
-            fresh = {id(container): container for container in filter(None, level) if id(container) not in seen}
+            full = list(filter(None, level))
+            self._levels.append((level, full))
+            fixed = _Types(tuple).among(full)  # cannot change, but what they hold can
+            fresh = by_identity(_Types((dict, *_CHANGEABLE)).among(full) if fixed else full)
+            if not seen.keys().isdisjoint(fresh):
+                fresh = {key: container for key, container in fresh.items() if key not in seen}
             seen |= fresh
-            content = _Content(list(fresh.values()))
+            content = _Content(list(fresh.values()), fixed)
             self._kept.append(content)
             level, tensors = content.inside()
-            self.tensors |= {id(tensor): tensor for tensor in tensors}
+            self.tensors |= by_identity(tensors)
 
     def restore(self) -> None:
         """Put back what was removed or replaced, and take out what was added."""
-        for container in filter(None, self._empty):
-            container.clear()
+        for level, full in self._levels:
+            now = list(filter(None, level))
+            if len(now) != len(full) or not _same(now, full):
+                before = set(map(id, full))
+                for container in now:
+                    if id(container) not in before:
+                        container.clear()
         for content in self._kept:
             content.restore()
 
 
 class _Content:
-    """What some containers hold, in one list: that of the second begins where that of the first ends."""
+    """What some containers hold, in a few lists: that of the second begins where that of the first ends."""
 
-    def __init__(self, containers: Sequence[Any]) -> None:
-        self._dicts = [container for container in containers if isinstance(container, dict)]
-        self._others = [container for container in containers if not isinstance(container, dict)]
+    def __init__(self, containers: Sequence[Any], fixed: Sequence[tuple[Any, ...]]) -> None:
+        self._dicts, self._others = _Types(dict).among(containers), _Types(_CHANGEABLE).among(containers)
+        # asked of the dict itself: an OrderedDict whose items were moved has another order than `dict.values` of it
+        plain = set(map(type, self._dicts)) <= {dict}
+        self._values_of = dict.values if plain else operator.methodcaller("values")
         self._keys, self._values, self._items = map(list, self._now())
         self._lengths = [list(map(len, group)) for group in (self._dicts, self._others)]
+        self._fixed = list(itertools.chain.from_iterable(fixed))
+
+    def inside(self) -> tuple[list[Any], list[Tensor]]:
+        """Return the containers and the tensors among what is held."""
+        types = _Types((*_KINDS, Tensor))
+        found = types.among([*self._values, *self._items, *self._fixed])
+        if not any(issubclass(kind, Tensor) for kind in types):
+            return found, []
+        return _Types(_KINDS).among(found), _Types(Tensor).among(found)
 
     def _now(self) -> tuple[Iterable[Any], Iterable[Any], Iterable[Any]]:
         chain = itertools.chain.from_iterable
-        # asked of the dict itself: an OrderedDict whose items were moved has another order than `dict.values` of it
-        values = map(operator.methodcaller("values"), self._dicts)
-        return chain(self._dicts), chain(values), chain(self._others)
-
-    def inside(self) -> tuple[list[Any], list[Tensor]]:
-        """Return the containers and the tensors among what is held. Asked of the types: there are few of them."""
-        values = [*self._values, *self._items]
-        kinds = set(map(type, values))
-        containers, tensors = ({kind for kind in kinds if issubclass(kind, base)} for base in (_KINDS, Tensor))
-        found = [value for value in values if type(value) in containers]
-        return found, [value for value in values if type(value) in tensors] if tensors else []
+        return chain(self._dicts), chain(map(self._values_of, self._dicts)), chain(self._others)
 
     def restore(self) -> None:
         """Write to the containers that do not hold the same objects in the same order as before."""
@@ -97,6 +109,26 @@ class _Content:
         return all(map(_same, self._now(), (self._keys, self._values, self._items)))
 
 
+class _Types(dict[type, bool]):
+    """Finds the values of some types. Each type is asked about once: of many values there are few."""
+
+    def __init__(self, wanted: type | tuple[type, ...]) -> None:
+        super().__init__()
+        self._wanted = wanted
+
+    def __missing__(self, kind: type) -> bool:
+        self[kind] = answer = issubclass(kind, self._wanted)
+        return answer
+
+    def among(self, values: Sequence[Any]) -> list[Any]:
+        return list(itertools.compress(values, map(self.__getitem__, map(type, values))))
+
+
+def by_identity(objects: Sequence[Any]) -> dict[int, Any]:
+    """Return each object once."""
+    return dict(zip(map(id, objects), objects, strict=True))
+
+
 def _same(a: Iterable[Any], b: Iterable[Any]) -> bool:
     """Return whether both hold the same objects in the same order, where they are of one length.
 
@@ -114,9 +146,9 @@ class Values:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         groups: dict[Any, list[Tensor]] = defaultdict(list)
-        for tensor in tensors:
-            alone = type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.numel() > _SMALL
-            groups[id(tensor) if alone else (tensor.dtype, tensor.device, tensor.ndim == 0)].append(tensor)
+        for tensor, alike, size in zip(tensors, map(_alike, tensors), map(Tensor.numel, tensors), strict=True):
+            alone = type(tensor) is not Tensor or tensor.layout != torch.strided or size > _SMALL
+            groups[id(tensor) if alone else alike].append(tensor)
         self._groups = [(group, _joined(group)) for group in groups.values()]
 
     def restore(self) -> None:
@@ -130,12 +162,12 @@ class Values:
 
 
 @torch.no_grad()
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
+def _joined(tensors: list[Tensor]) -> Tensor:
     if len(tensors) == 1:
         return tensors[0].clone()
     if tensors[0].ndim == 0:
-        return torch.stack(list(tensors))
-    return torch.cat([tensor if tensor.ndim == 1 else tensor.reshape(-1) for tensor in tensors])
+        return torch.stack(tensors)
+    return torch.cat(tensors if tensors[0].ndim == 1 else [tensor.reshape(-1) for tensor in tensors])
 
 
 def _put_back(tensor: Tensor, value: Tensor) -> None:
