@@ -8,6 +8,7 @@ import struct
 
 import numpy as np
 
+from medviz.sinks.lzw import BITS, compressed
 from medviz.sinks.palette import shared_palette
 
 _log = logging.getLogger(__name__)
@@ -15,7 +16,6 @@ _log = logging.getLogger(__name__)
 _LOOP = b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
 _MOST = 65535
 _KEEP = 1 << 2  # a frame stays when the next is laid over it
-_BITS = 8
 
 
 def png_bytes(picture: np.ndarray) -> bytes:
@@ -42,22 +42,20 @@ def gif_bytes(frames: np.ndarray, fps: float) -> bytes:
     if max(height, width) > _MOST:
         raise ValueError(f"frames of {height} x {width} pixels do not fit into a GIF, {_MOST} is the longest side.")
     palette, indices = shared_palette(np.ascontiguousarray(frames))
-    parts = [b"GIF89a", struct.pack("<HHBBB", width, height, 0xF7, 0, 0), palette.tobytes(), _LOOP]
-    for index, box, delay in zip(indices, _changes(indices), _delays(len(frames), fps), strict=True):
-        parts += _frame(index, box, delay)
+    boxes = _changes(indices)
+    regions = [index[b[0] : b[2], b[1] : b[3]] for index, b in zip(indices, boxes, strict=True)]
+    head = struct.pack("<6sHHBBB", b"GIF89a", width, height, 0xF7, 0, 0)
+    parts: list[bytes | memoryview] = [head, palette.tobytes(), _LOOP]
+    for box, delay, pixels in zip(boxes, _delays(len(frames), fps), compressed(regions), strict=True):
+        parts += _head(box, delay), pixels, b"\0"
     return b"".join([*parts, b";"])
 
 
-def _frame(index: np.ndarray, box: tuple[int, int, int, int], delay: int) -> tuple[bytes, bytes, bytes]:
-    """Return one frame: how long it stands, where it lies on the one before, and its pixels by Pillow's encoder."""
-    from PIL import Image
-
+def _head(box: tuple[int, int, int, int], delay: int) -> bytes:
+    """Return what stands before a frame's pixels: how long it stands, and where it lies on the one before."""
     top, left, bottom, right = box
-    head = struct.pack("<3sBHBB", b"!\xf9\x04", _KEEP, delay, 0, 0)
-    head += struct.pack("<cHHHHBB", b",", left, top, right - left, bottom - top, 0, _BITS)
-    region = np.ascontiguousarray(index[top:bottom, left:right])
-    picture = Image.frombuffer("L", (right - left, bottom - top), region, "raw", "L", 0, 1)
-    return head, picture.tobytes("gif", "L", _BITS), b"\0"
+    control = struct.pack("<3sBHBB", b"!\xf9\x04", _KEEP, delay, 0, 0)
+    return control + struct.pack("<cHHHHBB", b",", left, top, right - left, bottom - top, 0, BITS)
 
 
 def _changes(indices: np.ndarray) -> np.ndarray:
