@@ -106,6 +106,10 @@ WINDOW_LAYERS: list[Callable[[], nn.Module]] = [
     lambda: nn.ConvTranspose2d(2, 4, 3, dilation=2, bias=False),
     lambda: nn.Sequential(nn.ZeroPad2d((0, 2, 3, 1)), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.ConstantPad2d(2, 0.7), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.pad, (0, 2, 3, 1)), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.pad, [2, 2], "constant", 0.7), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.pad, pad=(1, 0, 0, 2), value=-0.5), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.pad, (0, 0, 0, 0), mode="reflect"), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
     lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.PReLU(4), nn.Dropout2d()),
 ]
@@ -119,6 +123,8 @@ WHOLE_LAYERS: list[Callable[[], nn.Module]] = [  # what has no rule, and is run 
     lambda: nn.Sequential(Function(F.avg_pool2d, 3, 2, 0, True), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(nn.ZeroPad2d((-1, 2, 0, 0)), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.pad, (0, -1)), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.pad, (0, 1, 0, 0), "replicate"), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.GroupNorm(1, 2), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.InstanceNorm2d(2), nn.Conv2d(2, 4, 3)),
@@ -181,7 +187,9 @@ def test_transposed_convolutions_of_all_shapes(
     check(model, torch.rand(1, 1, *size[:nd]), tuple(mask[:nd]), torch.tensor([[3] * nd, [0] * nd, [2] * nd]), False)
 
 
-@pytest.mark.parametrize("padding", [nn.ZeroPad2d(1), nn.ConstantPad2d((0, 3, 2, 0), 0.5)])
+@pytest.mark.parametrize(
+    "padding", [nn.ZeroPad2d(1), nn.ConstantPad2d((0, 3, 2, 0), 0.5), Function(F.pad, (0, 3, 2, 0), value=2)]
+)
 def test_padding_after_boxes_that_were_moved_into_the_map(padding: nn.Module) -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 5, padding=2), padding, nn.Conv2d(3, 3, 3), nn.ReLU(), *head(3))
     ends = torch.tensor([[0, 0], [0, 18], [18, 0], [18, 18], [1, 17], [9, 9]])

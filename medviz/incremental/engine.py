@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from medviz.incremental.boxes import Box
-from medviz.incremental.graph import constant, in_place, is_new, is_relu, last_uses, trace
-from medviz.incremental.rules import Call, Rules, is_elementwise
+from medviz.incremental.graph import as_graph, is_new, is_relu, last_uses
+from medviz.incremental.nodes import Call, arguments, clean_value, in_place, layer, on_a_copy, operation
+from medviz.incremental.rules import Rules, is_elementwise
 
 _DENSE = 0.75  # of a map: from there on, whole maps are quicker
 
@@ -38,12 +39,12 @@ class Step:
     @classmethod
     def of(cls, node: fx.Node, traced: fx.GraphModule, done: list[fx.Node]) -> Step:
         """Return what a node of a graph stands for."""
-        module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        operation = _operation(node, module)
-        run_clean = _on_a_copy(operation) if in_place(node, traced) else operation
+        module = layer(node, traced)
+        plain = operation(node, module)
+        run_clean = on_a_copy(plain) if in_place(node, traced) else plain
         first = node.args[0] if node.args else None
         free = isinstance(first, fx.Node) and is_new(first, traced) and len(first.users) == 1
-        run = run_clean if not free else _relu_in_place if is_relu(node, traced) else operation
+        run = run_clean if not free else _relu_in_place if is_relu(node, traced) else plain
         return cls(node, module, run, run_clean, is_elementwise(node, module), done)
 
     def work(self, value: Any) -> float:
@@ -73,7 +74,7 @@ class Incremental:
     """
 
     def __init__(self, model: nn.Module, image: Tensor, growth: float = 1.0) -> None:
-        self.traced = trace(model)
+        self.traced = as_graph(model, image)
         done = last_uses(self.traced)
         self._steps = [Step.of(node, self.traced, done.get(node, [])) for node in self.traced.graph.nodes]
         self._image, self._output = self._steps[0].node, self._steps[-1].node
@@ -83,7 +84,7 @@ class Incremental:
         self._largest = 0
         self.clean: dict[fx.Node, Any] = {self._image: image}
         for step in self._steps[1:]:
-            self.clean[step.node] = self._clean(step)
+            self.clean[step.node] = clean_value(step.node, self.traced, step.run_clean, self.clean)
             self._whole_work += step.work(self.clean[step.node])
             for node in step.done:
                 if self._is_passed_on(node):
@@ -117,15 +118,6 @@ class Incremental:
                 values.pop(node, None)
         return values[self._output] if self._output in values else _expand(self.clean[self._output], len(patches))
 
-    def _clean(self, step: Step) -> Any:
-        node = step.node
-        if node.op == "placeholder":
-            return node.args[0] if node.args else None
-        if node.op == "get_attr":
-            return constant(node, self.traced)
-        args, kwargs = _arguments(node, self.clean)
-        return args[0] if node.op == "output" else step.run_clean(args, kwargs)
-
     def _is_passed_on(self, node: fx.Node) -> bool:
         """Whether nobody looks at the clean map around the boxes of a node: its voxels are taken one by one."""
         value = self.clean[node]
@@ -139,38 +131,15 @@ class Incremental:
         first = node.args[0] if node.args else None
         run = step.run if isinstance(first, fx.Node) and first in values else step.run_clean
         if node.op != "output" and all(isinstance(values.get(n), Box | None) for n in inputs):
-            made = self._rules(node, step.module, *_arguments(node, inputs), self.clean[node], run)
+            made = self._rules(node, step.module, *arguments(node, inputs), self.clean[node], run)
             if made is not None:
                 return made
-        args, kwargs = _arguments(node, {n: _whole(value) for n, value in inputs.items()})
+        args, kwargs = arguments(node, {n: _whole(value) for n, value in inputs.items()})
         return args[0] if node.op == "output" else run(args, kwargs)
-
-
-def _operation(node: fx.Node, module: nn.Module | None) -> Call:
-    target: Any = node.target
-    if module is not None:
-        return lambda args, kwargs: module(*args, **kwargs)
-    if node.op == "call_method":
-        return lambda args, kwargs: getattr(args[0], target)(*args[1:], **kwargs)
-    return lambda args, kwargs: target(*args, **kwargs)
-
-
-def _on_a_copy(operation: Call) -> Call:
-    def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        copied = (args[0].clone(), *args[1:]) if args and isinstance(args[0], Tensor) else args
-        return operation(copied, kwargs)
-
-    return run
 
 
 def _relu_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return torch.relu_(args[0])
-
-
-def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    args: Any = fx.map_arg(node.args, values.__getitem__)
-    kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
-    return tuple(args), dict(kwargs)
 
 
 def _whole(value: Any) -> Any:

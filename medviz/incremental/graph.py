@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-_IN_PLACE = {operator.iadd, operator.imul, operator.isub, operator.itruediv}
+from medviz.incremental import tracing
+from medviz.incremental.nodes import IN_PLACE, in_place, is_fact
+
 _RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 # what returns a new tensor, whatever it is given
@@ -21,62 +22,26 @@ _NEW_MODULES = (
     *(nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
 )
 _NEW_FUNCTIONS: frozenset[Any] = frozenset(
-    {*(operator.add, operator.sub, operator.mul, operator.truediv, *_IN_PLACE), torch.add, torch.cat, *_RELU}
+    {*(operator.add, operator.sub, operator.mul, operator.truediv, *IN_PLACE), torch.add, torch.cat, *_RELU}
 )
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
+def as_graph(model: nn.Module, image: Tensor) -> fx.GraphModule:
     """Return `model` as a graph that shares its parameters, in which no operation changes an earlier value.
 
-    Raises:
-        Exception: whatever stops `torch.fx`, such as control flow that depends on values.
+    Args, errors: as `tracing.traced`.
     """
-    traced = fx.GraphModule(model, _Tracer().trace(model))
+    traced = tracing.traced(model, image)
     _drop_identities(traced)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for node in traced.graph.nodes:
-        if in_place(node, traced) and node.all_input_nodes and not _is_number(node):
+        if in_place(node, traced) and node.all_input_nodes and not is_fact(node):
             changed, position = node.all_input_nodes[0], order[node]
             # who reads the changed value later means the result; who reads it earlier, what was there before
             changed.replace_all_uses_with(node, delete_user_cb=lambda user, p=position: order[user] > p)
     _fold(traced)
     _pool_first(traced)
     return traced
-
-
-class _Proxy(fx.Proxy):
-    """A value that is traced, with `+=` for what it is: fx takes `a += b` for `a = a + b`, which leaves `a` alone."""
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._into(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._into(operator.isub, other)
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._into(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._into(operator.itruediv, other)
-
-    def _into(self, function: Callable[[Any, Any], Any], other: Any) -> fx.Proxy:
-        made: fx.Proxy = self.tracer.create_proxy("call_function", function, (self, other), {})
-        return made
-
-
-class _Tracer(fx.Tracer):
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-
-def _is_number(node: fx.Node) -> bool:
-    """Return whether the value of an operation is a size or made of sizes: numbers are never changed in place."""
-    if node.op == "call_method":
-        return node.target in ("size", "dim", "numel")
-    if node.target is getattr:
-        return node.args[1] in ("shape", "ndim")
-    arithmetic = getattr(node.target, "__module__", "") == "_operator" and bool(node.all_input_nodes)
-    return arithmetic and all(map(_is_number, node.all_input_nodes))
 
 
 def _drop_identities(traced: fx.GraphModule) -> None:
@@ -135,18 +100,6 @@ def _is_mean(layer: Any) -> bool:
     return known and layer.padding in (0, (0, 0), (0, 0, 0)) and not (layer.ceil_mode or layer.divisor_override)
 
 
-def in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
-    """Return whether an operation works in place on its first input."""
-    if node.op == "call_module":
-        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    if node.op != "call_function":
-        return False
-    named = getattr(node.target, "__name__", "").endswith("_")
-    return node.target in _IN_PLACE or named or bool(node.kwargs.get("inplace", False))
-
-
 def is_new(node: fx.Node, traced: fx.GraphModule) -> bool:
     """Return whether the value of an operation is a tensor that shares memory with no other one's."""
     if node.op == "call_module":
@@ -171,11 +124,3 @@ def last_uses(traced: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
     for used, node in last.items():
         done.setdefault(node, []).append(used)
     return done
-
-
-def constant(node: fx.Node, traced: fx.GraphModule) -> Any:
-    """Return the parameter or buffer that a node stands for."""
-    value: Any = traced
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value.detach() if isinstance(value, Tensor) else value

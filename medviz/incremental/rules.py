@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from medviz.incremental import windows
 from medviz.incremental.boxes import Box, Starts, cut, fraction, inside, kept, union, within
+from medviz.incremental.nodes import Call
 
 _ELEMENTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
@@ -42,8 +43,6 @@ _POOLS: dict[Any, type[nn.Module]] = {
 }
 _POOLS_ALIKE = 5  # arguments up to which the function takes them in the order of the layer
 _ZERO_PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ConstantPad3d, getattr(nn, "ZeroPad3d", nn.ConstantPad3d))
-
-Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 
 @attrs.frozen
@@ -117,8 +116,8 @@ class Rules:
             return self._through_window(windows.convolution(*args[1:], **kwargs), args[0], clean)
         if node.target in _POOLS and isinstance(args[0], Box) and len(args) <= _POOLS_ALIKE:
             return self._through_layer(_POOLS[node.target](*args[1:], **kwargs), args[0], clean)
-        if node.target is F.pad and isinstance(args[0], Box) and len(args) == 2 and not kwargs:
-            return _padded(args[0], args[1], clean)
+        if node.target is F.pad and isinstance(args[0], Box) and not _has_box(args[1:], kwargs):
+            return _padded_by_function(*args, **kwargs, clean=clean)
         if node.target in _ARITHMETIC and not kwargs:
             return self._combine(args, lambda blocks: run(tuple(blocks), {}), clean)
         if node.target is torch.cat and kwargs.get("dim", args[1] if len(args) > 1 else 0) in (1, -self.nd - 1):
@@ -171,6 +170,12 @@ def global_mean(box: Box, clean: Tensor) -> Tensor:
 def flat(values: Any) -> list[Any]:
     """Return what stands in nested lists and tuples."""
     return [item for value in values for item in (flat(value) if isinstance(value, list | tuple) else [value])]
+
+
+def _padded_by_function(box: Box, pad: Any, mode: str = "constant", value: Any = None, *, clean: Tensor) -> Box | None:
+    """Return what `F.pad` makes of a box: a border that repeats the map has no rule, unless there is none."""
+    known = mode == "constant" or (isinstance(pad, tuple | list) and not any(pad))
+    return _padded(box, pad, clean) if known else None
 
 
 def _padded(box: Box, padding: Any, clean: Tensor) -> Box | None:

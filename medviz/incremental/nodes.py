@@ -1,0 +1,86 @@
+"""What a node of a graph stands for: its operation, its arguments, and what it does to them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+IN_PLACE = {operator.iadd, operator.imul, operator.isub, operator.itruediv}
+_FACTS = ("shape", "ndim", "dtype", "device", "layout", "is_cuda")
+_FACT_METHODS = ("size", "dim", "ndimension", "numel", "nelement", "is_floating_point")
+
+Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+
+
+def operation(node: fx.Node, module: nn.Module | None) -> Call:
+    """Return what a node does with its arguments; `module` is the layer that it calls, if it calls one."""
+    target: Any = node.target
+    if module is not None:
+        return lambda args, kwargs: module(*args, **kwargs)
+    if node.op == "call_method":
+        return lambda args, kwargs: getattr(args[0], target)(*args[1:], **kwargs)
+    return lambda args, kwargs: target(*args, **kwargs)
+
+
+def layer(node: fx.Node, root: nn.Module) -> nn.Module | None:
+    """Return the layer that a node calls, if it calls one."""
+    return root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what a node is given, where `values` are those of the nodes before it."""
+    args: Any = fx.map_arg(node.args, values.__getitem__)
+    kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
+    return tuple(args), dict(kwargs)
+
+
+def constant(node: fx.Node, root: nn.Module) -> Any:
+    """Return the parameter or buffer that a node stands for."""
+    value: Any = root
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def clean_value(node: fx.Node, root: nn.Module, run: Call, values: Mapping[fx.Node, Any]) -> Any:
+    """Return what a node behind the image gives; `run` does it."""
+    if node.op == "placeholder":
+        return node.args[0] if node.args else None  # an argument that is not given
+    if node.op == "get_attr":
+        return constant(node, root)
+    args, kwargs = arguments(node, values)
+    return args[0] if node.op == "output" else run(args, kwargs)
+
+
+def on_a_copy(run: Call) -> Call:
+    """Return an operation that works in place as one that leaves its first argument alone."""
+
+    def copied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return run((args[0].clone(), *args[1:]) if args and isinstance(args[0], Tensor) else args, kwargs)
+
+    return copied
+
+
+def in_place(node: fx.Node, root: nn.Module) -> bool:
+    """Return whether an operation works in place on its first input."""
+    if node.op == "call_module":
+        return bool(getattr(layer(node, root), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    if node.op != "call_function":
+        return False
+    named = getattr(node.target, "__name__", "").endswith("_")
+    return node.target in IN_PLACE or named or bool(node.kwargs.get("inplace", False))
+
+
+def is_fact(node: fx.Node) -> bool:
+    """Return whether a value is a size, a type or a device, or made of those: it does not depend on any voxel."""
+    if node.op == "call_method":
+        return node.target in _FACT_METHODS
+    if node.target is getattr and node.args[1] in _FACTS:
+        return True
+    made = node.target is getattr or getattr(node.target, "__module__", "") == "_operator"
+    return made and bool(node.all_input_nodes) and all(map(is_fact, node.all_input_nodes))

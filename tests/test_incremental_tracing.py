@@ -1,0 +1,172 @@
+"""A network that decides by sizes and types is traced as it decides for this image, and left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medviz.incremental import Incremental
+from medviz.incremental.boxes import Box
+
+IMAGES = [(2, 24, 24), (2, 25, 22), (2, 12, 12, 12), (2, 13, 12, 11)]
+
+
+def conv(nd: int, *args: Any, **kwargs: Any) -> nn.Module:
+    made: nn.Module = getattr(nn, f"Conv{nd}d")(*args, **kwargs)
+    return made
+
+
+class Sized(nn.Module):
+    """Two branches of convolutions, and in between what `between` makes of both, given the layer itself."""
+
+    def __init__(self, between: Callable[[Sized, Tensor, Tensor], Tensor], nd: int, channels: int = 7) -> None:
+        super().__init__()
+        self.nd, self.between = nd, between
+        self.fine, self.coarse = conv(nd, 2, 3, 3, padding=1), conv(nd, 3, 4, 3, stride=2, padding=1)
+        self.last = conv(nd, channels, 2, 3, padding=1)
+        self.scale = nn.Parameter(torch.rand(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x).relu()
+        made: Tensor = self.last(self.between(self, fine, self.coarse(fine).relu()))
+        return made
+
+
+def up(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0)
+
+
+def padded_where_sizes_differ(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    """As MONAI's BasicUNet goes back to the finer grid."""
+    coarse = up(coarse)[(..., *[slice(None, 2 * (n // 2)) for n in fine.shape[2:]])]
+    if not torch.jit.isinstance(coarse, Tensor):
+        return fine
+    padding = [0] * (2 * (len(coarse.shape) - 2))
+    for i in range(len(padding) // 2):
+        if fine.shape[-i - 1] != coarse.shape[-i - 1]:
+            padding[2 * i + 1] = 1
+    return torch.cat([fine, F.pad(coarse, padding, "replicate")], dim=1)
+
+
+def cropped(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    coarse = up(coarse)
+    for axis, n in enumerate(fine.shape[2:]):
+        coarse = coarse.narrow(axis + 2, 0, int(n))
+    return torch.cat([fine, coarse], dim=1)
+
+
+def resized(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    size = [n for n in fine.size()[2:] if n > 1]
+    return torch.cat([fine, F.interpolate(coarse, size=size)], dim=1)
+
+
+def asked_for_types(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    if fine.dtype != torch.float64 or fine.ndim != net.nd + 2 or fine.device.type == "meta":
+        raise AssertionError("another branch")
+    return torch.cat([fine, resized(net, fine, coarse)[:, 3:] * float(fine.shape[-1] / 24)], dim=1)
+
+
+def changed_in_place(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    """What is run for the sizes alone must not reach the values that count."""
+    coarse = coarse + net.scale
+    coarse += 1
+    coarse.mul_(2).clamp_(max=5)
+    return resized(net, fine, coarse) if coarse.shape[2] > 1 else fine
+
+
+def made_in_the_pass(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    pool = nn.MaxPool2d(3, 1, 1) if net.nd == 2 else nn.MaxPool3d(3, 1, 1)
+    return torch.cat([pool(fine), resized(net, fine, coarse)[:, 3:]], dim=1)
+
+
+def rows_stay_open(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    rows, channels, *sizes = fine.shape
+    again = fine.reshape(rows, channels, -1).reshape(fine.shape[0], channels, *sizes)
+    return torch.cat([again, resized(net, fine, coarse)[:, 3:]], dim=1)
+
+
+WAYS = [
+    *(padded_where_sizes_differ, cropped, resized, asked_for_types),
+    *(changed_in_place, made_in_the_pass, rows_stay_open),
+]
+
+
+def both(model: nn.Module, image: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return what incremental inference and whole passes give for six windows, and how much of the work it took."""
+    nd = image.ndim - 2
+    last = torch.tensor(image.shape[2:]) - 3
+    corners = torch.cat([torch.zeros(1, nd).long(), last[None], (torch.rand(4, nd) * (last + 1)).long()])
+    patches = torch.randn(6, image.shape[1], *[3] * nd, dtype=image.dtype)
+    copies = Box(image, patches, corners.tolist()).whole()
+    with torch.no_grad():
+        engine = Incremental(model, image)
+        result = engine.run(patches, corners)
+        return result.whole() if isinstance(result, Box) else result, model(copies), engine.share
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("shape", IMAGES, ids=str)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_it_equals_whole_passes(way: Any, shape: tuple[int, ...]) -> None:
+    model, image = Sized(way, len(shape) - 1).eval().double(), torch.rand(1, *shape).double()
+    result, expected, _ = both(model, image)
+    assert (expected - expected.mean(0)).abs().max() > 1e-6
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_padding_by_nothing_keeps_the_boxes() -> None:
+    model, image = Sized(padded_where_sizes_differ, 2).eval().double(), torch.rand(1, 2, 64, 64).double()
+    plain = Sized(lambda net, fine, coarse: torch.cat([fine, up(coarse)], 1), 2).eval().double()
+    shares = [both(one, image)[2] for one in (model, plain)]
+    assert shares[0] == shares[1] < 0.7
+
+
+def test_sizes_are_those_of_the_image() -> None:
+    model = Sized(padded_where_sizes_differ, 2).eval().double()
+    for size in (16, 17, 16):
+        result, expected, _ = both(model, torch.rand(1, 2, size, size).double())
+        torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda net, fine, coarse: fine if fine.mean() > 0 else -fine,
+        lambda net, fine, coarse: fine * float(coarse.amax()),
+        lambda net, fine, coarse: torch.stack([row for row in fine]),  # noqa: C416
+        lambda net, fine, coarse: fine[: len(coarse)],
+    ],
+    ids=["branch", "number", "rows", "length"],
+)
+def test_what_depends_on_voxels_or_rows_is_not_traced(between: Any) -> None:
+    with pytest.raises((TypeError, torch.fx.proxy.TraceError)):
+        Incremental(Sized(between, 2, 3).eval(), torch.rand(1, 2, 16, 16))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_nothing_is_left_behind(way: Any) -> None:
+    model, ask, call = Sized(way, 2).eval().double(), torch.jit.isinstance, nn.Module.__call__
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    Incremental(model, torch.rand(1, 2, 16, 16).double())
+    assert (torch.jit.isinstance, nn.Module.__call__) == (ask, call)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_nothing_is_left_behind_by_a_failure() -> None:
+    ask, call = torch.jit.isinstance, nn.Module.__call__
+
+    def fails(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+        raise RuntimeError(f"{len(fine.shape)} axes")
+
+    with pytest.raises(RuntimeError, match="4 axes"):
+        Incremental(Sized(fails, 2).eval(), torch.rand(1, 2, 16, 16))
+    assert (torch.jit.isinstance, nn.Module.__call__) == (ask, call)
