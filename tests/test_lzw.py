@@ -56,19 +56,21 @@ def test_files_on_disk_do_where_there_are_none_in_memory(regions, expected, thre
     assert threads
 
 
-@pytest.mark.parametrize("missing", ["scratch", "helper", "arguments"])
+@pytest.mark.parametrize("missing", ["scratch", "helper", "arguments", "threads"])
 def test_one_after_another_where_threads_cannot(missing, regions, expected, threads, monkeypatch):
     def refuse(*args: Any) -> Any:
-        raise OSError("no space left") if missing == "scratch" else TypeError("unexpected")
+        raise {"scratch": OSError, "threads": RuntimeError}.get(missing, TypeError)("not here")
 
     if missing == "scratch":
         monkeypatch.setattr(lzw, "_scratch", refuse)
+    elif missing == "threads":
+        monkeypatch.setattr(threading.Thread, "start", refuse)
     elif missing == "helper":
         monkeypatch.delattr(ImageFile, "_save")
     else:
         monkeypatch.setattr(ImageFile, "_save", refuse)
     assert [bytes(block) for block in lzw.compressed(regions)] == expected
-    assert threads
+    assert bool(threads) == (missing != "threads")
 
 
 def test_a_short_movie_starts_no_thread(regions, expected, monkeypatch):

@@ -14,6 +14,8 @@ import numpy as np
 
 BITS = 8
 _MOST_WORKERS = 8
+# no helper of that name or form in this Pillow; no room for a file; no more threads: then one after another
+_IN_THE_WAY = (AttributeError, TypeError, OSError, RuntimeError)
 _WORTH = 1 << 18  # pixels for each worker: fewer are encoded before it has begun
 
 
@@ -26,7 +28,7 @@ def compressed(regions: Sequence[np.ndarray]) -> list[bytes | memoryview]:
     if workers > 1:
         bounds = np.linspace(0, len(regions), workers + 1).round().astype(int)
         parts = [regions[start:stop] for start, stop in itertools.pairwise(bounds)]
-        with contextlib.suppress(AttributeError, TypeError, OSError), ThreadPoolExecutor(workers) as pool:
+        with contextlib.suppress(*_IN_THE_WAY), ThreadPoolExecutor(workers) as pool:
             return [block for blocks in pool.map(_by_file, parts) for block in blocks]
     return [_picture(region).tobytes("gif", "L", BITS) for region in regions]
 
