@@ -124,6 +124,8 @@ WHOLE_LAYERS: list[Callable[[], nn.Module]] = [  # what has no rule, and is run 
     lambda: nn.Sequential(nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(nn.ZeroPad2d((-1, 2, 0, 0)), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(Function(F.pad, (0, -1)), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.pad, (0, 0, 0, 0, 1, 2)), nn.Conv2d(5, 4, 3)),
+    lambda: nn.Sequential(nn.Conv2d(2, 1, 1), Function(F.pad, (1, 1, 0, 0, 0, 2)), nn.Conv2d(3, 4, 3)),
     lambda: nn.Sequential(Function(F.pad, (0, 1, 0, 0), "replicate"), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.GroupNorm(1, 2), nn.Conv2d(2, 4, 3)),
@@ -555,6 +557,31 @@ def test_the_proof_looks_at_the_border_of_the_image(
     with caplog.at_level("INFO", "medviz"):
         Occlusion(6, 0.5)(network().eval(), torch.rand(1, 2, 32, 27), 1)
     assert "incremental inference differs" in caplog.text
+
+
+@pytest.mark.parametrize("size", [(32, 32), (36, 31)])  # an even number of windows along each axis, and an odd one
+def test_the_proof_looks_where_a_window_changes_the_image(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Blurred black is black: by the windows over a scan's background nothing is proved."""
+
+    def wrong(self: Incremental, patches: Tensor, corners: Tensor) -> Any:
+        out = run(self, patches, corners)
+        out[patches.flatten(1).any(1)] += 1
+        return out
+
+    image = torch.zeros(1, 2, *size)
+    image[..., 12:20, 12:20] = torch.rand(8, 8)
+    run = Incremental.run
+    monkeypatch.setattr(Incremental, "run", wrong)
+    with caplog.at_level("INFO", "medviz"):
+        Occlusion(4, 0.5)(network().eval(), image, 1)
+    assert "incremental inference differs" in caplog.text
+
+
+def test_windows_that_change_nothing_prove_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    log = refuse(network().eval(), caplog, torch.zeros(1, 2, 32, 32))
+    assert "change nothing" in log
 
 
 def test_a_model_that_cannot_be_traced(caplog: pytest.LogCaptureFixture) -> None:

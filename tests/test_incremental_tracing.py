@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medviz.incremental import Incremental
+from medviz.incremental import Incremental, tracing
 from medviz.incremental.boxes import Box
+from medviz.incremental.nodes import is_fact
 
 IMAGES = [(2, 24, 24), (2, 25, 22), (2, 12, 12, 12), (2, 13, 12, 11)]
 
@@ -144,12 +146,68 @@ def test_sizes_are_those_of_the_image() -> None:
         lambda net, fine, coarse: fine * float(coarse.amax()),
         lambda net, fine, coarse: torch.stack([row for row in fine]),  # noqa: C416
         lambda net, fine, coarse: fine[: len(coarse)],
+        lambda net, fine, coarse: fine * int(torch.nonzero(coarse > 1).shape[0]),
+        lambda net, fine, coarse: fine if torch.nonzero(coarse > 1).shape[0] == 0 else -fine,
+        lambda net, fine, coarse: fine if fine[fine > 0.5].numel() > 9 else -fine,
+        lambda net, fine, coarse: torch.stack([fine[i] for i in range(fine.shape[0])]),
+        lambda net, fine, coarse: fine * float(coarse.shape[0]),
+        lambda net, fine, coarse: -fine if fine.shape[0] == 1 else fine,
     ],
-    ids=["branch", "number", "rows", "length"],
+    ids=[
+        *("branch", "number", "rows", "length", "found and asked", "found", "masked"),
+        *("range of rows", "number of rows", "branch by rows"),
+    ],
 )
 def test_what_depends_on_voxels_or_rows_is_not_traced(between: Any) -> None:
-    with pytest.raises((TypeError, torch.fx.proxy.TraceError)):
+    with pytest.raises((TypeError, RuntimeError, torch.fx.proxy.TraceError)):
         Incremental(Sized(between, 2, 3).eval(), torch.rand(1, 2, 16, 16))
+
+
+def test_what_was_asked_is_no_longer_in_the_graph() -> None:
+    engine = Incremental(Sized(padded_where_sizes_differ, 2).eval(), torch.rand(1, 2, 16, 16))
+    assert not any(is_fact(node) and not node.users for node in engine.traced.graph.nodes)
+
+
+def test_a_size_costs_no_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = Sized(cropped, 2).eval().double(), torch.rand(1, 2, 32, 32).double()
+    with torch.no_grad():
+        engine, sized = Incremental(model, image), Incremental(Sized(resized, 2).eval().double(), image)
+    wholes: list[Box] = []
+    whole = Box.whole
+    monkeypatch.setattr(Box, "whole", lambda box: (wholes.append(box), whole(box))[1])
+    with torch.no_grad():
+        for each in (engine, sized):
+            each.run(torch.rand(1, 2, 3, 3).double(), torch.tensor([[9, 9]]))
+    # the coarse map and the fine one, twice: interpolation has no rule, a size needs none
+    assert len(wholes) == 4
+
+
+def test_an_outline_has_the_size_type_and_device_of_whole_maps_and_no_memory() -> None:
+    box = Box(torch.rand(1, 3, 9, 8, dtype=torch.float64), torch.rand(5, 3, 2, 2, dtype=torch.float64), [[1, 1]] * 5)
+    outline, maps = box.outline(), box.whole()
+    assert (outline.shape, outline.dtype, outline.device) == (maps.shape, maps.dtype, maps.device)
+    assert outline.untyped_storage().nbytes() == 8
+
+
+def test_the_tracer_lets_go_of_what_it_has_run() -> None:
+    before = {id(one) for one in gc.get_objects() if type(one) is tracing._Tracer}
+    gc.disable()
+    try:
+        Incremental(Sized(padded_where_sizes_differ, 2).eval(), torch.rand(1, 2, 16, 16))
+        made = [one for one in gc.get_objects() if type(one) is tracing._Tracer and id(one) not in before]
+        assert not any(values for tracer in made for values in tracer._values)
+    finally:
+        gc.enable()
+
+
+def test_a_long_sum_of_sizes_is_asked_once() -> None:
+    def doubled(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+        size = fine.shape[2]
+        for _ in range(60):
+            size = size + size // 2 - size // 2
+        return resized(net, fine, coarse) if size > 0 else fine
+
+    assert Incremental(Sized(doubled, 2).eval(), torch.rand(1, 2, 16, 16)).traced.graph
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)

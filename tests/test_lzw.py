@@ -40,7 +40,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
     monkeypatch.setattr(lzw, "_WORTH", 1)
     monkeypatch.setattr(lzw, "_by_file", noted)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(lzw, "_cores", lambda: 3)
     return seen
 
 

@@ -70,6 +70,17 @@ def test_a_container_that_holds_itself_is_kept_once() -> None:
     assert value[1] is value
 
 
+def test_tuples_that_hold_each_other_are_looked_through_once() -> None:
+    inner: list[int] = [1]
+    value: Any = (inner,)
+    for _ in range(200):
+        value = (value, value)
+    kept = Containers([value, {"a": value}])
+    inner.append(2)
+    kept.restore()
+    assert inner == [1]
+
+
 def test_a_renamed_attribute_of_a_module_comes_back() -> None:
     model = nn.Linear(1, 1)
     model.last = kept = object()

@@ -51,6 +51,10 @@ class Box:
         self._put(maps, [[0] * len(self.shape)] * len(self.starts))
         return maps
 
+    def outline(self) -> Tensor:
+        """Return a tensor of the size, type and device of the M whole maps, without their values and memory."""
+        return self.block.new_empty(()).expand(len(self.block), *self.clean.shape[1:])
+
     def gather(self, starts: Starts, size: Sequence[int], margin: Margin | None = None, outside: float = 0.0) -> Tensor:
         """Return other boxes of the changed maps, `(M, C, *size)`.
 

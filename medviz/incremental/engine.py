@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from medviz.incremental.boxes import Box
 from medviz.incremental.graph import as_graph, is_new, is_relu, last_uses
-from medviz.incremental.nodes import Call, arguments, clean_value, in_place, layer, on_a_copy, operation
+from medviz.incremental.nodes import Call, arguments, clean_value, in_place, is_fact, layer, on_a_copy, operation
 from medviz.incremental.rules import Rules, is_elementwise
 
 _DENSE = 0.75  # of a map: from there on, whole maps are quicker
@@ -26,6 +26,7 @@ class Step:
         run: the operation; it may overwrite its first argument, if nobody else looks at that.
         run_clean: the operation; its arguments stay.
         elementwise: it works on each voxel by itself.
+        fact: its value is a size or a type.
         done: whose values nobody needs after it.
     """
 
@@ -34,6 +35,7 @@ class Step:
     run: Call
     run_clean: Call
     elementwise: bool
+    fact: bool
     done: list[fx.Node]
 
     @classmethod
@@ -45,7 +47,7 @@ class Step:
         first = node.args[0] if node.args else None
         free = isinstance(first, fx.Node) and is_new(first, traced) and len(first.users) == 1
         run = run_clean if not free else _relu_in_place if is_relu(node, traced) else plain
-        return cls(node, module, run, run_clean, is_elementwise(node, module), done)
+        return cls(node, module, run, run_clean, is_elementwise(node, module), is_fact(node), done)
 
     def work(self, value: Any) -> float:
         """Return the multiplications that each row of its value took, if it is a convolution or linear."""
@@ -134,7 +136,8 @@ class Incremental:
             made = self._rules(node, step.module, *arguments(node, inputs), self.clean[node], run)
             if made is not None:
                 return made
-        args, kwargs = arguments(node, {n: _whole(value) for n, value in inputs.items()})
+        see = _outline if step.fact else _whole
+        args, kwargs = arguments(node, {n: see(value) for n, value in inputs.items()})
         return args[0] if node.op == "output" else run(args, kwargs)
 
 
@@ -145,6 +148,11 @@ def _relu_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _whole(value: Any) -> Any:
     """A whole value: that of the patched copies, or what does not depend on the image, as the model made it."""
     return value.whole() if isinstance(value, Box) else value
+
+
+def _outline(value: Any) -> Any:
+    """What is asked for its size or type: the same as the whole value has."""
+    return value.outline() if isinstance(value, Box) else value
 
 
 def _row_bytes(value: Any) -> int:

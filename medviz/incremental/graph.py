@@ -39,6 +39,9 @@ def as_graph(model: nn.Module, image: Tensor) -> fx.GraphModule:
             changed, position = node.all_input_nodes[0], order[node]
             # who reads the changed value later means the result; who reads it earlier, what was there before
             changed.replace_all_uses_with(node, delete_user_cb=lambda user, p=position: order[user] > p)
+    for node in reversed(list(traced.graph.nodes)):
+        if is_fact(node) and not node.users:  # it was asked while the network was traced
+            traced.graph.erase_node(node)
     _fold(traced)
     _pool_first(traced)
     return traced

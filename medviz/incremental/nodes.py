@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 IN_PLACE = {operator.iadd, operator.imul, operator.isub, operator.itruediv}
 _FACTS = ("shape", "ndim", "dtype", "device", "layout", "is_cuda")
 _FACT_METHODS = ("size", "dim", "ndimension", "numel", "nelement", "is_floating_point")
+_IS_FACT = "medviz_is_fact"
 
 Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
@@ -77,7 +78,14 @@ def in_place(node: fx.Node, root: nn.Module) -> bool:
 
 
 def is_fact(node: fx.Node) -> bool:
-    """Return whether a value is a size, a type or a device, or made of those: it does not depend on any voxel."""
+    """Return whether a value is a size, a type or a device, or made of those."""
+    if _IS_FACT not in node.meta:
+        node.meta[_IS_FACT] = _finds_fact(node)
+    known: bool = node.meta[_IS_FACT]
+    return known
+
+
+def _finds_fact(node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in _FACT_METHODS
     if node.target is getattr and node.args[1] in _FACTS:

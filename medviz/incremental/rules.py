@@ -117,7 +117,7 @@ class Rules:
         if node.target in _POOLS and isinstance(args[0], Box) and len(args) <= _POOLS_ALIKE:
             return self._through_layer(_POOLS[node.target](*args[1:], **kwargs), args[0], clean)
         if node.target is F.pad and isinstance(args[0], Box) and not _has_box(args[1:], kwargs):
-            return _padded_by_function(*args, **kwargs, clean=clean)
+            return _padded_by_function(clean, *args, **kwargs)
         if node.target in _ARITHMETIC and not kwargs:
             return self._combine(args, lambda blocks: run(tuple(blocks), {}), clean)
         if node.target is torch.cat and kwargs.get("dim", args[1] if len(args) > 1 else 0) in (1, -self.nd - 1):
@@ -172,7 +172,7 @@ def flat(values: Any) -> list[Any]:
     return [item for value in values for item in (flat(value) if isinstance(value, list | tuple) else [value])]
 
 
-def _padded_by_function(box: Box, pad: Any, mode: str = "constant", value: Any = None, *, clean: Tensor) -> Box | None:
+def _padded_by_function(clean: Tensor, box: Box, pad: Any, mode: str = "constant", value: Any = None) -> Box | None:
     """Return what `F.pad` makes of a box: a border that repeats the map has no rule, unless there is none."""
     known = mode == "constant" or (isinstance(pad, tuple | list) and not any(pad))
     return _padded(box, pad, clean) if known else None
@@ -182,10 +182,11 @@ def _padded(box: Box, padding: Any, clean: Tensor) -> Box | None:
     """Return a box of a map that has been padded with a constant: it has moved, and that is all."""
     if not isinstance(padding, tuple | list) or not all(isinstance(p, int) and p >= 0 for p in padding):
         return None
+    if any(padding[2 * len(box.shape) :]):  # channels or rows are added
+        return None
     before = [0] * len(box.shape)
-    for i, p in enumerate(padding[::2]):  # the last axis comes first
-        if i < len(before):
-            before[-1 - i] = p
+    for i, p in enumerate(padding[: 2 * len(before) : 2]):  # the last axis comes first
+        before[-1 - i] = p
     # from where the block stands: its reach may lie outside of the map, but not of the padded one
     return Box(clean, box.block, [[s + p for s, p in zip(start, before, strict=True)] for start in box.starts])
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import operator
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from medviz.incremental.nodes import clean_value, in_place, is_fact, layer, on_a_copy, operation
 
+_T = TypeVar("_T")
 _ALONE = threading.Lock()  # `torch.fx` itself puts its own functions into `nn.Module` while it traces
 
 
@@ -21,67 +22,93 @@ def traced(model: nn.Module, image: Tensor) -> fx.GraphModule:
 
     Args:
         model: the network.
-        image: `(1, C, *S)`. It is run only as far as the network asks for sizes in Python.
+        image: `(1, C, *S)`; its size, type and device count, and not its values.
 
     Raises:
-        Exception: whatever stops `torch.fx`, such as control flow that depends on values.
+        Exception: whatever stops `torch.fx`, such as control flow that depends on values or on the number of images.
     """
     tracer = _Tracer(model, image)
-    with _ALONE, _knowing_types():
-        return fx.GraphModule(model, tracer.trace(model))
+    try:
+        with _ALONE, _knowing_types():
+            return fx.GraphModule(model, tracer.trace(model))
+    finally:
+        tracer.forget()
 
 
 class _Tracer(fx.Tracer):
-    """Answers Python's questions about sizes and types: `if x.shape[2] % 2`, `for n in x.shape`, `len(x.shape)`."""
+    """Answers Python's questions about sizes and types: `if x.shape[2] % 2`, `for n in x.shape`, `len(x.shape)`.
+
+    They are asked of stand-ins, which have a size and a type but no values, so that nothing can be decided by a value
+    that a patch may change. There is one of a single image and one of two, so that nothing can be decided by the number
+    of images either.
+    """
 
     def __init__(self, model: nn.Module, image: Tensor) -> None:
         super().__init__()
         self._registered = set(model.modules())
         self._image = image
-        self._values: dict[fx.Node, Any] = {}
-        self._running = False
+        self._mode: Any = None
+        self._values: tuple[dict[fx.Node, Any], dict[fx.Node, Any]] = ({}, {})
+        self._asking = False
 
-    # while a part of the network is run, its layers and parameters are what they are
+    # while stand-ins go through the network, its layers and parameters are what they are
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        inline = self._running or m not in self._registered  # some networks make a pooling layer in each pass
+        inline = self._asking or m not in self._registered  # some networks make a pooling layer in each pass
         return forward(*args, **kwargs) if inline else super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
-        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+        return attr_val if self._asking else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        return bool(self.fact(obj)) if is_fact(obj.node) else super().to_bool(obj)
+        return self.answer(obj, bool) if is_fact(obj.node) else super().to_bool(obj)
 
     def iter(self, obj: Any) -> Iterator[Any]:
         # the sizes themselves stay open: the first is the number of copies that are run at once
-        return iter([obj[i] for i in range(len(self.fact(obj)))]) if is_fact(obj.node) else super().iter(obj)
+        return iter([obj[i] for i in range(self.answer(obj, len))]) if is_fact(obj.node) else super().iter(obj)
 
-    def fact(self, obj: fx.Proxy) -> Any:
-        """Return the value of a size or the like, as it is for the image.
+    def answer(self, obj: fx.Proxy, kind: Callable[[Any], _T]) -> _T:
+        """Return a size or the like as `kind`: bool, int, len.
 
         Raises:
-            TypeError: it depends on voxels.
+            TypeError: it depends on voxels, or on the number of images.
         """
         if not is_fact(obj.node):
             raise TypeError(f"the value of {obj.node.name} is asked for while the network is traced")
-        self._running = True
-        try:
-            for node in self.graph.nodes:
-                if node not in self._values:
-                    self._values[node] = self._run(node)
-        finally:
-            self._running = False
-        return self._values[obj.node]
+        one, two = map(kind, self._facts(obj.node))
+        if one != two:
+            raise TypeError(f"what Python asks of {obj.node.name} depends on the number of images")
+        return one
 
-    def _run(self, node: fx.Node) -> Any:
-        if node.op == "placeholder" and not self._values:
-            return self._image
+    def forget(self) -> None:
+        """Let go of the stand-ins: `torch.fx` keeps a tracer until Python next looks for cycles."""
+        for values in self._values:
+            values.clear()
+
+    def _facts(self, asked: fx.Node) -> tuple[Any, Any]:
+        """Return a fact for one image and for two."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        self._mode = self._mode or FakeTensorMode(allow_non_fake_inputs=True)
+        self._asking = True
+        try:
+            with self._mode:
+                for images, values in enumerate(self._values, 1):
+                    for node in self.graph.nodes:
+                        if node not in values:
+                            values[node] = self._run(node, images, values)
+        finally:
+            self._asking = False
+        return self._values[0][asked], self._values[1][asked]
+
+    def _run(self, node: fx.Node, images: int, values: dict[fx.Node, Any]) -> Any:
+        if node.op == "placeholder" and not values:
+            return self._image.new_empty(images, *self._image.shape[1:])
         run = operation(node, layer(node, self.root))
-        return clean_value(node, self.root, on_a_copy(run) if in_place(node, self.root) else run, self._values)
+        return clean_value(node, self.root, on_a_copy(run) if in_place(node, self.root) else run, values)
 
 
 @contextlib.contextmanager
@@ -106,17 +133,20 @@ class _Known:
     tracer: Any
 
     def __len__(self) -> int:
-        size: Sequence[int] = self.tracer.fact(self)
-        return len(size)
+        return self._as(len)
 
     def __index__(self) -> int:
-        return operator.index(self.tracer.fact(self))
+        return self._as(operator.index)
 
     def __int__(self) -> int:
-        return int(self.tracer.fact(self))
+        return self._as(int)
 
     def __float__(self) -> float:
-        return float(self.tracer.fact(self))
+        return self._as(float)
+
+    def _as(self, kind: Callable[[Any], _T]) -> _T:
+        answer: _T = self.tracer.answer(self, kind)
+        return answer
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from medviz.incremental.boxes import Box
+from medviz.incremental.boxes import Box, cut
 from medviz.incremental.engine import Incremental
 from medviz.probe.guard import untouched
 from medviz.probe.models import modules
@@ -20,6 +20,7 @@ from medviz.probe.runner import Runner
 
 _log = logging.getLogger("medviz")
 _FEWEST = 16  # windows, below which the clean activations and the proof do not pay
+_LOOKED_AT = 32  # windows, about, among which the proof finds one that changes much
 _MEASURED = 8  # windows whose error is measured, about, where boxes stop growing
 _WORTH = 0.7  # of the work of whole passes: above it, cutting and gathering cost more than they save
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest output; the rest: half precision
@@ -121,9 +122,7 @@ class PatchedPasses:
         Raises:
             _RefusedError: what speaks against incremental inference; the same in every run.
         """
-        # first, middle and last: at the border of the image other things happen than inside
-        some = slice(0, None, max(1, (len(rows) - 1) // 2 if growth == 1 else len(rows) // _MEASURED))
-        patches, corners = rows.patches(some), rows.corners[some]  # once, for an occluder may draw others next time
+        patches, corners = _tried(rows) if growth == 1 else _spread(rows, _MEASURED)
         try:
             made = self._run(engine, patches, corners)
         except Exception as err:
@@ -136,6 +135,8 @@ class PatchedPasses:
         if engine.share > _WORTH:
             raise _RefusedError(f"incremental inference does {engine.share:.0%} of the work of whole passes")
         if growth == 1:
+            if (expected == expected[:1]).all():
+                raise _RefusedError("the windows that are tried change nothing, which proves nothing")
             _compare(made, expected)
         else:
             change = expected - self.runner.run(rows.clean, rows.index[:1])
@@ -164,6 +165,26 @@ class Prepared:
 
 class _RefusedError(Exception):
     """Why whole passes are better."""
+
+
+def _spread(rows: Patched, count: int) -> tuple[Tensor, Tensor]:
+    """Return the patches and corners of about so many of the rows, from the first on."""
+    some = slice(0, None, max(1, len(rows) // count))
+    return rows.patches(some), rows.corners[some]  # once, for an occluder may draw others next time
+
+
+def _tried(rows: Patched) -> tuple[Tensor, Tensor]:
+    """Return the patches and corners of the first row, of the last, and of one in the middle that changes much.
+
+    At the border of the image other things happen than inside, and a window over a black background changes nothing.
+    """
+    patches, corners = _spread(rows, _LOOKED_AT)
+    change = (patches - cut(rows.clean, corners.tolist(), patches.shape[2:])).abs().flatten(1).amax(1).cpu()
+    from_middle = (corners / rows.corners.amax(0).clamp_min(1) - 0.5).abs().amax(1)  # at most 1/2
+    middle = int((from_middle + (change < change.amax() / 2)).argmin())
+    last = slice(len(rows) - 1, None)
+    patches, corners = (torch.cat([some[:1], some[middle : middle + 1]]) for some in (patches, corners))
+    return torch.cat([patches, rows.patches(last)]), torch.cat([corners, rows.corners[last]])
 
 
 def _compare(made: Tensor, expected: Tensor) -> None:

@@ -39,12 +39,11 @@ class Containers:
         while level:
             full = list(filter(None, level))
             self._levels.append((level, full))
-            fixed = _Types(tuple).among(full)  # cannot change, but what they hold can
-            fresh = by_identity(_Types((dict, *_CHANGEABLE)).among(full) if fixed else full)
+            fresh = by_identity(full)
             if not seen.keys().isdisjoint(fresh):
                 fresh = {key: container for key, container in fresh.items() if key not in seen}
             seen |= fresh
-            content = _Content(list(fresh.values()), fixed)
+            content = _Content(list(fresh.values()))
             self._kept.append(content)
             level, tensors = content.inside()
             self.tensors |= by_identity(tensors)
@@ -65,14 +64,14 @@ class Containers:
 class _Content:
     """What some containers hold, in a few lists: that of the second begins where that of the first ends."""
 
-    def __init__(self, containers: Sequence[Any], fixed: Sequence[tuple[Any, ...]]) -> None:
-        self._dicts, self._others = _Types(dict).among(containers), _Types(_CHANGEABLE).among(containers)
+    def __init__(self, containers: Sequence[Any]) -> None:
+        self._dicts, self._others, fixed = (_Types(kinds).among(containers) for kinds in (dict, _CHANGEABLE, tuple))
         # asked of the dict itself: an OrderedDict whose items were moved has another order than `dict.values` of it
         plain = set(map(type, self._dicts)) <= {dict}
         self._values_of = dict.values if plain else operator.methodcaller("values")
         self._keys, self._values, self._items = map(list, self._now())
         self._lengths = [list(map(len, group)) for group in (self._dicts, self._others)]
-        self._fixed = list(itertools.chain.from_iterable(fixed))
+        self._fixed = list(itertools.chain.from_iterable(fixed))  # a tuple cannot change, but what it holds can
 
     def inside(self) -> tuple[list[Any], list[Tensor]]:
         """Return the containers and the tensors among what is held."""

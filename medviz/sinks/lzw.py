@@ -24,13 +24,18 @@ def compressed(regions: Sequence[np.ndarray]) -> list[bytes | memoryview]:
 
     The sizes and contents are those of `Image.tobytes`, whatever the number of cores.
     """
-    workers = min(_MOST_WORKERS, os.cpu_count() or 1, sum(region.size for region in regions) // _WORTH)
+    workers = min(_MOST_WORKERS, _cores(), sum(region.size for region in regions) // _WORTH)
     if workers > 1:
         bounds = np.linspace(0, len(regions), workers + 1).round().astype(int)
         parts = [regions[start:stop] for start, stop in itertools.pairwise(bounds)]
         with contextlib.suppress(*_IN_THE_WAY), ThreadPoolExecutor(workers) as pool:
             return [block for blocks in pool.map(_by_file, parts) for block in blocks]
     return [_picture(region).tobytes("gif", "L", BITS) for region in regions]
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _by_file(regions: Sequence[np.ndarray]) -> list[memoryview]:
