@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medviz.incremental import tracing
-from medviz.incremental.nodes import IN_PLACE, in_place, is_fact
+from medviz.incremental.nodes import IN_PLACE, in_place, is_fact, layer
 
 _RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -51,8 +51,8 @@ def _drop_identities(traced: fx.GraphModule) -> None:
     """Take out the layers that return what they are given itself: whoever changes the one changes the other."""
     for node in list(traced.graph.nodes):
         if node.op == "call_module" and len(node.all_input_nodes) == len(node.args) == 1 and not node.kwargs:
-            layer = traced.get_submodule(str(node.target))
-            if type(layer) is nn.Identity or (type(layer) in _DROPOUTS and not layer.training):
+            module: Any = layer(node, traced)
+            if type(module) is nn.Identity or (type(module) in _DROPOUTS and not module.training):
                 node.replace_all_uses_with(node.all_input_nodes[0])
                 traced.graph.erase_node(node)
 
@@ -64,8 +64,8 @@ def _fold(traced: fx.GraphModule) -> None:
         before = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or node.kwargs or len(node.args) != 1:
             continue
-        norm: Any = traced.get_submodule(str(node.target))
-        conv: Any = traced.get_submodule(str(before.target))
+        norm: Any = layer(node, traced)
+        conv: Any = layer(before, traced)
         if calls[before.target] > 1 or len(before.users) > 1 or not _folds(conv, norm):
             continue
         before.target = f"folded_{before.name}"  # a node's name is its own; a layer's, without its dots, may not be
@@ -85,35 +85,35 @@ def _pool_first(traced: fx.GraphModule) -> None:
         conv = pool.args[0] if pool.op == "call_module" and len(pool.args) == 1 and not pool.kwargs else None
         if not isinstance(conv, fx.Node) or conv.op != "call_module" or conv.kwargs or len(conv.users) > 1:
             continue
-        if _is_pointwise(traced.get_submodule(str(conv.target))) and _is_mean(traced.get_submodule(str(pool.target))):
+        if _is_pointwise(layer(conv, traced)) and _is_mean(layer(pool, traced)):
             before = conv.all_input_nodes[0]
             pool.replace_all_uses_with(conv)
             pool.args, conv.args = (before,), (pool,)
             conv.prepend(pool)
 
 
-def _is_pointwise(layer: Any) -> bool:
-    if type(layer) not in (nn.Conv2d, nn.Conv3d) or {*layer.kernel_size, *layer.stride} != {1}:
+def _is_pointwise(conv: Any) -> bool:
+    if type(conv) not in (nn.Conv2d, nn.Conv3d) or {*conv.kernel_size, *conv.stride} != {1}:
         return False
-    return isinstance(layer.padding, str) or not any(layer.padding)
+    return isinstance(conv.padding, str) or not any(conv.padding)
 
 
-def _is_mean(layer: Any) -> bool:
-    known = type(layer) in (nn.AvgPool2d, nn.AvgPool3d)
-    return known and layer.padding in (0, (0, 0), (0, 0, 0)) and not (layer.ceil_mode or layer.divisor_override)
+def _is_mean(pool: Any) -> bool:
+    known = type(pool) in (nn.AvgPool2d, nn.AvgPool3d)
+    return known and pool.padding in (0, (0, 0), (0, 0, 0)) and not (pool.ceil_mode or pool.divisor_override)
 
 
 def is_new(node: fx.Node, traced: fx.GraphModule) -> bool:
     """Return whether the value of an operation is a tensor that shares memory with no other one's."""
     if node.op == "call_module":
-        return type(traced.get_submodule(str(node.target))) in _NEW_MODULES
+        return type(layer(node, traced)) in _NEW_MODULES
     return node.op in ("call_function", "call_method") and node.target in _NEW_FUNCTIONS
 
 
 def is_relu(node: fx.Node, traced: fx.GraphModule) -> bool:
     """Return whether an operation is a ReLU, which can always work in place."""
     if node.op == "call_module":
-        return type(traced.get_submodule(str(node.target))) is nn.ReLU
+        return type(layer(node, traced)) is nn.ReLU
     return node.op in ("call_function", "call_method") and node.target in _RELU
 
 
