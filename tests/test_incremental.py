@@ -104,9 +104,25 @@ WINDOW_LAYERS: list[Callable[[], nn.Module]] = [
     lambda: nn.ConvTranspose2d(2, 4, 1, stride=3, output_padding=2),
     lambda: nn.ConvTranspose2d(2, 4, (3, 4), stride=(2, 1), padding=(1, 3), output_padding=(1, 0), groups=2),
     lambda: nn.ConvTranspose2d(2, 4, 3, dilation=2, bias=False),
+    lambda: nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(nn.MaxPool2d(3, 3, 1, 2, ceil_mode=True), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(Function(F.max_pool2d, 2, ceil_mode=True), nn.Conv2d(2, 4, 1)),
+    lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(nn.UpsamplingBilinear2d(scale_factor=(2, 3)), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(nn.Upsample(scale_factor=1.7, mode="bicubic"), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.interpolate, (40, 21), mode="bilinear", align_corners=True), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.interpolate, size=(11, 17), mode="area"), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.interpolate, scale_factor=0.6, mode="nearest-exact"), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.ZeroPad2d((0, 2, 3, 1)), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.ConstantPad2d(2, 0.7), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(Function(F.pad, (0, 2, 3, 1)), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(nn.ZeroPad2d((-1, 2, 0, -2)), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.pad, (0, -1)), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(operator.getitem, (..., slice(2, -3))), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(operator.getitem, (slice(None), slice(1, None))), nn.Conv2d(1, 4, 3)),
+    lambda: nn.Sequential(
+        Function(operator.getitem, (slice(None), ..., slice(1, -1, 2), slice(3, 90))), nn.Conv2d(2, 4, 3)
+    ),
     lambda: nn.Sequential(Function(F.pad, [2, 2], "constant", 0.7), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(Function(F.pad, pad=(1, 0, 0, 2), value=-0.5), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(Function(F.pad, (0, 0, 0, 0), mode="reflect"), nn.Conv2d(2, 4, 3)),
@@ -118,16 +134,14 @@ WHOLE_LAYERS: list[Callable[[], nn.Module]] = [  # what has no rule, and is run 
     lambda: nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"),
     lambda: nn.Conv2d(2, 4, (3, 4), padding=(1, 2), padding_mode="reflect"),
     lambda: nn.Conv2d(2, 4, 1, padding=2, padding_mode="replicate"),
-    lambda: nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(2, 4, 1)),
-    lambda: nn.Sequential(Function(F.max_pool2d, 2, ceil_mode=True), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(Function(F.avg_pool2d, 3, 2, 0, True), nn.Conv2d(2, 4, 1)),
     lambda: nn.Sequential(nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Conv2d(2, 4, 1)),
-    lambda: nn.Sequential(nn.ZeroPad2d((-1, 2, 0, 0)), nn.Conv2d(2, 4, 3)),
-    lambda: nn.Sequential(Function(F.pad, (0, -1)), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(Function(F.pad, (0, 0, 0, 0, 1, 2)), nn.Conv2d(5, 4, 3)),
     lambda: nn.Sequential(nn.Conv2d(2, 1, 1), Function(F.pad, (1, 1, 0, 0, 0, 2)), nn.Conv2d(3, 4, 3)),
     lambda: nn.Sequential(Function(F.pad, (0, 1, 0, 0), "replicate"), nn.Conv2d(2, 4, 3)),
-    lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(operator.getitem, (slice(0, None), ..., slice(3, None))), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(operator.getitem, (..., [3, 1, 2, 7, 5])), nn.Conv2d(2, 4, 3)),
+    lambda: nn.Sequential(Function(F.interpolate, (50, 40), mode="bilinear", antialias=True), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.GroupNorm(1, 2), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.InstanceNorm2d(2), nn.Conv2d(2, 4, 3)),
 ]
@@ -187,6 +201,49 @@ def test_transposed_convolutions_of_all_shapes(
         *(conv(3, 3, 2, padding=1), nn.Tanh(), *head(3, nd)),
     )
     check(model, torch.rand(1, 1, *size[:nd]), tuple(mask[:nd]), torch.tensor([[3] * nd, [0] * nd, [2] * nd]), False)
+
+
+@given(
+    nd=st.sampled_from([2, 3]),
+    mode=st.sampled_from(["nearest", "nearest-exact", "linear", "bicubic", "area"]),
+    corners=st.sampled_from([None, True, False]),
+    again=st.sampled_from([None, True, False]),
+    to=st.one_of(
+        st.tuples(*[st.integers(3, 20)] * 3), st.sampled_from([1, 2, 2.0, 3, 1.5, 0.5, 0.7]), st.just((2.0, 1.3, 0.6))
+    ),
+    size=st.lists(st.integers(5, 13), min_size=3, max_size=3),
+    mask=st.lists(st.integers(1, 4), min_size=3, max_size=3),
+    double=st.booleans(),
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_interpolations_to_all_sizes(
+    nd: int,
+    mode: str,
+    corners: bool | None,
+    again: bool | None,
+    to: Any,
+    size: list[int],
+    mask: list[int],
+    double: bool,
+) -> None:
+    torch.manual_seed(0)
+    mode = {("linear", 2): "bilinear", ("linear", 3): "trilinear", ("bicubic", 3): "trilinear"}.get((mode, nd), mode)
+    how: dict[str, Any] = {"mode": mode, "align_corners": corners if "linear" in mode or "cubic" in mode else None}
+    if isinstance(to, tuple) and isinstance(to[0], int):
+        how["size"] = to[:nd]
+    else:
+        how |= {"scale_factor": to[:nd] if isinstance(to, tuple) else to, "recompute_scale_factor": again}
+    conv = nn.Conv2d if nd == 2 else nn.Conv3d
+    model = nn.Sequential(conv(1, 2, 3, padding=1), nn.Tanh(), Function(F.interpolate, **how), conv(2, 2, 1)).eval()
+    check(model, torch.rand(1, 1, *size[:nd]), tuple(mask[:nd]), changes=False)
+
+
+def test_an_infinite_value_stays_where_interpolation_leaves_it() -> None:
+    model = nn.Sequential(Function(torch.log), nn.Upsample(scale_factor=2), Function(torch.exp)).eval()
+    image, patch = torch.ones(1, 1, 12, 12), torch.tensor([[0.0, 0.5]]).expand(1, 1, 2, 2)
+    with torch.no_grad():
+        result = Incremental(model, image).run(patch, torch.tensor([[5, 5]]))
+        assert torch.equal(result, model(patched(image, patch, torch.tensor([[5, 5]]))))
 
 
 @pytest.mark.parametrize(

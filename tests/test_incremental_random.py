@@ -52,7 +52,7 @@ def _pooling(rng: random.Random, nd: int, channels: int) -> nn.Module:
 
 
 def _padding(rng: random.Random, nd: int, channels: int) -> nn.Module:
-    return _kind("ConstantPad", nd)(tuple(rng.randint(0, 2) for _ in range(2 * nd)), rng.random())
+    return _kind("ConstantPad", nd)(tuple(rng.randint(-1, 2) for _ in range(2 * nd)), rng.random())
 
 
 def _norm(rng: random.Random, nd: int, channels: int) -> nn.Module:
@@ -67,7 +67,9 @@ def _activation(rng: random.Random, nd: int, channels: int) -> nn.Module:
 
 def _other(rng: random.Random, nd: int, channels: int) -> nn.Module:
     gate = nn.Sequential(_kind("AdaptiveAvgPool", nd)(1), _kind("Conv", nd)(channels, channels, 1), nn.Sigmoid())
-    return rng.choice([nn.Upsample(scale_factor=2), nn.Dropout(), nn.Identity(), gate])
+    modes = ["nearest", "bilinear" if nd == 2 else "trilinear"]
+    up = nn.Upsample(scale_factor=rng.choice([2, 1.5, 0.8]), mode=rng.choice(modes))
+    return rng.choice([up, nn.Dropout(), nn.Identity(), gate])
 
 
 _LAYERS: tuple[Callable[[random.Random, int, int], nn.Module], ...] = (

@@ -132,7 +132,7 @@ class Incremental:
         inputs = {n: values[n] if n in values else self.clean[n] for n in node.all_input_nodes}
         first = node.args[0] if node.args else None
         run = step.run if isinstance(first, fx.Node) and first in values else step.run_clean
-        if node.op != "output" and all(isinstance(values.get(n), Box | None) for n in inputs):
+        if node.op != "output" and all(isinstance(values.get(n), Box | None) or is_fact(n) for n in inputs):
             made = self._rules(node, step.module, *arguments(node, inputs), self.clean[node], run)
             if made is not None:
                 return made

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from medviz.incremental import windows
+from medviz.incremental import resizing, windows
 from medviz.incremental.boxes import Box, Starts, cut, fraction, inside, kept, union, within
 from medviz.incremental.nodes import Call
 
@@ -42,7 +42,7 @@ _POOLS: dict[Any, type[nn.Module]] = {
     **{F.max_pool3d: nn.MaxPool3d, torch.max_pool3d: nn.MaxPool3d, F.avg_pool3d: nn.AvgPool3d},
 }
 _POOLS_ALIKE = 5  # arguments up to which the function takes them in the order of the layer
-_ZERO_PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ConstantPad3d, getattr(nn, "ZeroPad3d", nn.ConstantPad3d))
+_Window = windows.Window | windows.Transposed | resizing.Resized
 
 
 @attrs.frozen
@@ -83,13 +83,18 @@ class Rules:
             return None
         if self._is_global_mean(node, module, args, kwargs):
             return global_mean(boxes[0], clean)
-        if clean.ndim != self.nd + 2:
+        if clean.ndim != self.nd + 2 or not clean.numel():
             return None
         if args[0] is boxes[0] and is_elementwise(node, module) and not _has_tensor(args[1:], kwargs):
             return Box(clean, run((boxes[0].block, *args[1:]), kwargs), boxes[0].reach)
-        if module is not None:
-            return self._through_layer(module, boxes[0], clean)
-        return self._through_function(node, args, kwargs, clean, run)
+        window = self._window(node, module, args, kwargs)
+        if window is not None:
+            return self._through(window, args[0], clean)
+        if node.target in _ARITHMETIC and not kwargs:
+            return self._combine(args, lambda blocks: run(tuple(blocks), {}), clean)
+        if node.target is torch.cat and kwargs.get("dim", args[1] if len(args) > 1 else 0) in (1, -self.nd - 1):
+            return self._combine(args[0], lambda blocks: torch.cat(blocks, 1), clean)
+        return None
 
     def _is_global_mean(
         self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -104,36 +109,30 @@ class Rules:
             return isinstance(axes, tuple | list) and {a % (self.nd + 2) for a in axes} == set(range(2, self.nd + 2))
         return False
 
-    def _through_layer(self, module: nn.Module, box: Box, clean: Tensor) -> Box | None:
-        if type(module) in _ZERO_PADS:
-            return _padded(box, getattr(module, "padding", ()), clean)
-        return self._through_window(windows.of_module(module, self.nd), box, clean)
-
-    def _through_function(
-        self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], clean: Tensor, run: Call
-    ) -> Box | None:
-        if node.target in _CONVOLUTIONS and isinstance(args[0], Box) and not _has_box(args[1:], kwargs):
-            return self._through_window(windows.convolution(*args[1:], **kwargs), args[0], clean)
-        if node.target in _POOLS and isinstance(args[0], Box) and len(args) <= _POOLS_ALIKE:
-            return self._through_layer(_POOLS[node.target](*args[1:], **kwargs), args[0], clean)
-        if node.target is F.pad and isinstance(args[0], Box) and not _has_box(args[1:], kwargs):
-            return _padded_by_function(clean, *args, **kwargs)
-        if node.target in _ARITHMETIC and not kwargs:
-            return self._combine(args, lambda blocks: run(tuple(blocks), {}), clean)
-        if node.target is torch.cat and kwargs.get("dim", args[1] if len(args) > 1 else 0) in (1, -self.nd - 1):
-            return self._combine(args[0], lambda blocks: torch.cat(blocks, 1), clean)
-        return None
-
-    def _through_window(
-        self, window: windows.Window | windows.Transposed | None, box: Box, clean: Tensor
-    ) -> Box | None:
-        if window is None:
+    def _window(
+        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Window | None:
+        """Return the window of an operation whose only box is its first argument; None where no rule knows it."""
+        if not isinstance(args[0], Box) or _has_box(args[1:], kwargs):
             return None
+        if module is not None:
+            return windows.of_module(module, self.nd) or resizing.of_module(module, args[0])
+        if node.target in _CONVOLUTIONS:
+            return windows.convolution(*args[1:], **kwargs)
+        if node.target in _POOLS and len(args) <= _POOLS_ALIKE:
+            return windows.of_module(_POOLS[node.target](*args[1:], **kwargs), self.nd)
+        if node.target is F.interpolate:
+            return resizing.interpolation(*args, **kwargs)
+        if node.target is F.pad:
+            return windows.padding(self.nd, *args[1:], **kwargs)
+        return windows.piece(*args) if node.target is operator.getitem else None
+
+    def _through(self, window: _Window, box: Box, clean: Tensor) -> Box | None:
         shape = clean.shape[2:]
         reach, size = self._bounded(*window.reach(box), shape)
         if fraction(size, shape) > self.dense:
             return None
-        return Box(clean, window(box, inside(reach, size, shape), size), reach)
+        return Box(clean, window(box, inside(reach, size, shape), size).to(clean.dtype), reach)
 
     def _bounded(self, reach: Starts, size: tuple[int, ...], shape: Sequence[int]) -> tuple[Starts, tuple[int, ...]]:
         """What is run of the boxes that can have changed: what lies in the map, or less where they may not grow."""
@@ -170,25 +169,6 @@ def global_mean(box: Box, clean: Tensor) -> Tensor:
 def flat(values: Any) -> list[Any]:
     """Return what stands in nested lists and tuples."""
     return [item for value in values for item in (flat(value) if isinstance(value, list | tuple) else [value])]
-
-
-def _padded_by_function(clean: Tensor, box: Box, pad: Any, mode: str = "constant", value: Any = None) -> Box | None:
-    """Return what `F.pad` makes of a box: a border that repeats the map has no rule, unless there is none."""
-    known = mode == "constant" or (isinstance(pad, tuple | list) and not any(pad))
-    return _padded(box, pad, clean) if known else None
-
-
-def _padded(box: Box, padding: Any, clean: Tensor) -> Box | None:
-    """Return a box of a map that has been padded with a constant: it has moved, and that is all."""
-    if not isinstance(padding, tuple | list) or not all(isinstance(p, int) and p >= 0 for p in padding):
-        return None
-    if any(padding[2 * len(box.shape) :]):  # channels or rows are added
-        return None
-    before = [0] * len(box.shape)
-    for i, p in enumerate(padding[: 2 * len(before) : 2]):  # the last axis comes first
-        before[-1 - i] = p
-    # from where the block stands: its reach may lie outside of the map, but not of the padded one
-    return Box(clean, box.block, [[s + p for s, p in zip(start, before, strict=True)] for start in box.starts])
 
 
 def _block(value: Any, starts: Starts, size: tuple[int, ...], shape: tuple[int, ...]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,14 +16,16 @@ from medviz.incremental.boxes import Box, Margin, Starts, parts
 
 Size = tuple[int, ...]
 
+_CONSTANT_PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad3d)
+
 
 @attrs.frozen
 class Window:
-    """A convolution or pooling.
+    """A convolution or pooling, or a piece of the map: windows of one voxel.
 
     Args:
         kernel, stride, dilation: along each axis.
-        padding: along each axis, before and after the map.
+        padding: along each axis, before and after the map; below 0 that much of the map is left out.
         run: the operation, without padding.
         outside: the value of the padding, or how `torch.nn.functional.pad` makes it from the map: "reflect" …
     """
@@ -114,10 +117,12 @@ def of_module(module: nn.Module, nd: int) -> Window | Transposed | None:
         return convolution(c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups, c.padding_mode)
     if type(module) in (nn.ConvTranspose2d, nn.ConvTranspose3d):
         return _transposed(module)
+    if type(module) in _CONSTANT_PADS:
+        return padding(nd, module.padding, value=getattr(module, "value", 0))
     pool: Any = module
     if type(module) in (nn.MaxPool2d, nn.MaxPool3d):
-        indices = pool.ceil_mode or pool.return_indices
-        return None if indices else max_pool(nd, pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+        how = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+        return None if pool.return_indices else max_pool(nd, *how)
     if type(module) in (nn.AvgPool2d, nn.AvgPool3d) and not pool.ceil_mode:
         counted = pool.count_include_pad and not pool.divisor_override
         return avg_pool(nd, pool.kernel_size, pool.stride, pool.padding, counted, pool.divisor_override)
@@ -150,10 +155,13 @@ def convolution(
     return Window(kernel, stride, margin, dilation, run, outside)
 
 
-def max_pool(nd: int, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Window:
-    """Return the window of a maximum over windows."""
+def max_pool(
+    nd: int, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil: bool = False
+) -> Window:
+    """Return the window of a maximum over windows; with `ceil` the last ones may hang over the padding's edge."""
     kernel, dilation = _each(kernel, nd), _each(dilation, nd)
     stride, margin = _each(stride or kernel, nd), _margin(_each(padding, nd), kernel, dilation)
+    margin = [(low, high + (s - 1) * ceil) for (low, high), s in zip(margin, stride, strict=True)]
     return Window(kernel, stride, margin, dilation, _Maximum(kernel, stride, dilation), float("-inf"))
 
 
@@ -168,6 +176,32 @@ def avg_pool(
     function: Any = F.avg_pool2d if nd == 2 else F.avg_pool3d
     run = functools.partial(function, kernel_size=kernel, stride=stride, divisor_override=divisor)
     return Window(kernel, stride, _margin(padding, kernel, ones), ones, run)
+
+
+def padding(nd: int, pad: Any, mode: str = "constant", value: Any = None) -> Window | None:
+    """Return what `torch.nn.functional.pad` does; None where it adds channels or rows, or repeats the map."""
+    if not isinstance(pad, tuple | list) or any(pad[2 * nd :]) or (mode != "constant" and any(pad)):
+        return None
+    both = [*pad, *[0] * 2 * nd]
+    ones, margin = (1,) * nd, [(both[2 * i], both[2 * i + 1]) for i in reversed(range(nd))]  # the last axis comes first
+    return Window(ones, ones, margin, ones, lambda block: block, float(value or 0))
+
+
+def piece(box: Box, index: Any) -> Window | None:
+    """Return what a slice along each axis takes out of a map; None for any other index, and where it takes rows."""
+    each: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+    if any(not isinstance(one, slice) and one is not Ellipsis for one in each) or each.count(Ellipsis) > 1:
+        return None
+    nd, at = len(box.shape), each.index(Ellipsis) if Ellipsis in each else len(each)
+    before, after = each[:at], each[at + 1 :]
+    every = [*before, *[slice(None)] * (nd + 2 - len(before) - len(after)), *after]
+    rows, channels, *space = every
+    if rows != slice(None):
+        return None
+    taken = [range(n)[one] for one, n in zip(space, box.shape, strict=True)]
+    run = operator.itemgetter((rows, channels, *(slice(None, None, r.step) for r in taken)))
+    ones = (1,) * nd
+    return Window(ones, tuple(r.step for r in taken), [(-r.start, 0) for r in taken], ones, run)
 
 
 @attrs.frozen

@@ -1,0 +1,140 @@
+"""Interpolation to another size: each axis is multiplied by a matrix, of which a box needs a part."""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medviz.finite import all_finite
+from medviz.incremental.boxes import Box, Starts, parts
+
+_LAYERS = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
+_LONGEST = 2048  # voxels of an axis: the matrix of a longer one would take more memory than the map is worth
+
+Size = tuple[int, ...]
+
+
+@attrs.frozen(eq=False)
+class _Axis:
+    """An axis of n voxels that becomes one of m.
+
+    Args:
+        weights: how much of each voxel goes into each new one, `(n, m)`.
+        first, last: from where to where the voxels lie that each new one is made of, m each; neither ever falls.
+    """
+
+    weights: Tensor
+    first: list[int]
+    last: list[int]
+
+    @classmethod
+    def of(cls, weights: Tensor) -> _Axis:
+        """Find the voxels that have a weight."""
+        used = (weights != 0).int()
+        first, last = used.argmax(0), len(used) - 1 - used.flip(0).argmax(0)
+        # a new voxel that meets an old one is made of that one alone, between others that are made of several
+        return cls(weights, first.flip(0).cummin(0).values.flip(0).tolist(), last.cummax(0).values.tolist())
+
+    def reach(self, start: int, size: int) -> tuple[int, int]:
+        """Return the new voxels that `size` old ones from `start` on go into: the first, and the one behind the last.
+
+        The old ones may lie outside of the map.
+        """
+        end = min(start + size, len(self.weights))
+        return bisect_left(self.last, max(start, 0)), bisect_right(self.first, end - 1)
+
+    def need(self, start: int, size: int) -> int:
+        """Return of how many old voxels `size` new ones from `start` on are made."""
+        return max(self.last[start : start + size]) - self.first[start] + 1
+
+
+@attrs.frozen
+class Resized:
+    """An interpolation.
+
+    Args:
+        axes: what becomes of each axis.
+        run: the operation, on whole maps.
+    """
+
+    axes: Sequence[_Axis]
+    run: Callable[[Tensor], Tensor]
+
+    def reach(self, box: Box) -> tuple[Starts, Size]:
+        """Return the boxes of the output that a box of the input can reach: their first voxels and size."""
+        ends = [[a.reach(s, n) for a, s, n in zip(self.axes, start, box.size, strict=True)] for start in box.reach]
+        size = tuple(max(1, *(end - first for first, end in axis)) for axis in zip(*ends, strict=True))
+        return [[first for first, _ in row] for row in ends], size
+
+    def __call__(self, box: Box, starts: Starts, size: Size) -> Tensor:
+        """Return the output inside of the boxes, `(M, C, *size)`."""
+        need = [max(axis.need(start[i], size[i]) for start in starts) for i, axis in enumerate(self.axes)]
+        where = [
+            [min(axis.first[s], w - n) for axis, s, w, n in zip(self.axes, start, box.shape, need, strict=True)]
+            for start in starts
+        ]
+        block = box.gather(where, need)
+        if not all_finite(block):  # a sum of products would carry it along the whole axis
+            return parts(self.run(box.whole()), starts, size)
+        made = block.to(self.axes[0].weights.dtype)
+        with torch.autocast(block.device.type, enabled=False):
+            for i, axis in enumerate(self.axes):
+                corners = [(old[i], new[i]) for old, new in zip(where, starts, strict=True)]
+                weights = torch.stack([axis.weights[old : old + need[i], new : new + size[i]] for old, new in corners])
+                along = torch.einsum("m...i,mij->m...j", made.movedim(i + 2, -1), weights)
+                made = along.movedim(-1, i + 2)
+        return made.contiguous()
+
+
+def of_module(module: nn.Module, box: Box) -> Resized | None:
+    """Return what a layer makes of a map; None for what has no rule."""
+    if type(module) not in _LAYERS:
+        return None
+    up: Any = module
+    recompute = getattr(up, "recompute_scale_factor", None)  # a layer of an old file has none
+    return interpolation(box, up.size, up.scale_factor, up.mode, up.align_corners, recompute)
+
+
+def interpolation(
+    box: Box,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Resized | None:
+    """Return what `torch.nn.functional.interpolate` makes of a map; None where it has no rule."""
+    if antialias or max(box.shape) > _LONGEST:
+        return None
+    how = functools.partial(
+        F.interpolate,
+        mode=mode,
+        align_corners=align_corners,
+        recompute_scale_factor=recompute_scale_factor,
+    )
+    axes = []
+    for i, n in enumerate(box.shape):
+        along = functools.partial(how, size=_along(i, size, box, 1), scale_factor=_along(i, scale_factor, box, 1.0))
+        # PyTorch itself says what each voxel becomes: n maps, in each of which one voxel is 1
+        shape = [1, n, *(n if i == j else 1 for j in range(len(box.shape)))]
+        ones = torch.eye(n, dtype=_precision(box), device=box.block.device).reshape(shape)
+        axes.append(_Axis.of(along(ones).reshape(n, -1)))
+    return Resized(axes, functools.partial(how, size=size, scale_factor=scale_factor))
+
+
+def _along(axis: int, value: Any, box: Box, elsewhere: float) -> list[Any] | None:
+    """Return what an argument says of one axis, and `elsewhere` for the other ones."""
+    each = value if isinstance(value, tuple | list) else [value] * len(box.shape)
+    return None if value is None else [one if i == axis else elsewhere for i, one in enumerate(each)]
+
+
+def _precision(box: Box) -> torch.dtype:
+    return torch.float64 if box.block.dtype == torch.float64 else torch.float32
