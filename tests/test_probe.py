@@ -750,8 +750,9 @@ def test_an_output_that_is_not_there() -> None:
 def test_things_that_are_no_model() -> None:
     with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module"):
         gradcam(lambda x: x)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="lazy"):
-        gradcam(nn.Sequential(nn.LazyConv2d(2, 3)))
+    for layer in (nn.LazyConv2d(2, 3), nn.LazyBatchNorm2d(affine=False)):
+        with pytest.raises(ValueError, match="lazy"):
+            gradcam(nn.Sequential(layer))
     sharded = type("FullyShardedDataParallel", (Net,), {})()
     with pytest.raises(ValueError, match="sharded"):
         gradcam(sharded)

@@ -141,6 +141,36 @@ def test_what_did_not_change_is_not_written_to(monkeypatch: pytest.MonkeyPatch) 
     assert not written
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.parametrize("number", [1.0, float("nan")])
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.complex32, torch.cfloat]
+)
+def test_numbers_of_every_kind_are_compared(dtype: torch.dtype, number: float) -> None:
+    model = nn.Linear(2, 2)
+    for name in ("one", "two", "three"):
+        model.register_buffer(name, torch.full((3,), number, dtype=dtype))
+    model.register_buffer("grid", torch.full((2, 3), number, dtype=dtype).t())
+    with untouched(list(model.modules())):
+        for changed in (model.two, model.grid[1]):
+            changed.copy_(torch.tensor(2.0))
+        versions = [buffer._version for buffer in model.buffers()]
+    assert [buffer._version for buffer in model.buffers()] == versions  # the other ones are not written to
+    for buffer in model.buffers():
+        values = buffer.cfloat()
+        assert bool((values.isnan() if number != number else values == number).all())
+
+
+@pytest.mark.parametrize("imaginary", [True, False])
+def test_a_conjugate_is_compared_by_what_it_shows(imaginary: bool) -> None:
+    model, numbers = nn.Linear(2, 2), torch.tensor([1 + 2j, 3 - 1j])
+    model.register_buffer("seen", numbers.conj().imag if imaginary else numbers.conj())
+    before = model.seen.clone()
+    with untouched(list(model.modules())):
+        numbers.add_(1 + 1j)
+    assert torch.equal(model.seen, before)
+
+
 def test_the_guard_takes_a_model_with_sparse_buffers() -> None:
     model = nn.Linear(2, 2)
     model.register_buffer("neighbours", torch.eye(2).to_sparse())

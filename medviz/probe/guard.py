@@ -93,8 +93,8 @@ class _State:
                 parameter.requires_grad_(wanted)
             if parameter.grad is not grad:
                 parameter.grad = grad
-        self.values.restore()
         _set_random_states(self.random)
+        self.values.restore()
 
 
 def _random_states() -> tuple[Any, Tensor, list[Tensor], Any]:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 _children, _values = operator.attrgetter("_modules"), operator.methodcaller("values")
 _SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
@@ -35,9 +36,11 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def check_whole(found: Sequence[nn.Module]) -> None:
     """Raise a `ValueError` where a model, all of whose modules these are, is sharded or not yet initialised."""
-    if any(base.__name__ in _SHARDED for kind in set(map(type, found)) for base in kind.__mro__):
+    kinds = set(map(type, found))
+    if any(base.__name__ in _SHARDED for kind in kinds for base in kind.__mro__):
         raise ValueError("`model` is sharded (FSDP); gather it into an ordinary module on one device first.")
-    if any(issubclass(kind, nn.UninitializedParameter) for kind in set(map(type, parameters(found)))):
+    lazy = tuple(kind for kind in kinds if issubclass(kind, LazyModuleMixin))
+    if lazy and any(module.has_uninitialized_params() for module in found if isinstance(module, lazy)):
         raise ValueError("`model` has lazy parameters that are not initialised; run it once before explaining it.")
 
 

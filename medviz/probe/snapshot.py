@@ -14,6 +14,7 @@ from torch import Tensor
 _CHANGEABLE = (list, set, deque)
 _KINDS = (dict, *_CHANGEABLE, tuple)
 _SMALL = 2**16  # numbers; larger tensors are compared by themselves, for together they would need their size once more
+_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _alike = operator.attrgetter("layout", "dtype", "device", "ndim")
 
 
@@ -153,7 +154,7 @@ class Values:
     def restore(self) -> None:
         """Put back the values of the tensors that have changed."""
         for tensors, before in self._groups:
-            if len(tensors) > 1 and torch.equal(_joined(tensors), before):
+            if len(tensors) > 1 and torch.equal(_bits(_joined(tensors)), _bits(before)):
                 continue
             parts = torch.split(before, [t.numel() for t in tensors]) if len(tensors) > 1 else [before]
             for tensor, value in zip(tensors, parts, strict=True):
@@ -178,5 +179,12 @@ def _put_back(tensor: Tensor, value: Tensor) -> None:
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     """Return what can be compared: `torch.equal` takes no sparse tensor, such as a graph network's neighbours."""
     if tensor.layout == torch.sparse_coo:
-        return tensor._indices(), tensor._values()
-    return (tensor if tensor.layout == torch.strided else tensor.to_dense(),)
+        return tensor._indices(), _bits(tensor._values())
+    return (_bits(tensor if tensor.layout == torch.strided else tensor.to_dense()),)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Return numbers as the integers of their bits: NaN equals itself then, and all types can be compared."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.resolve_neg().view(_SAME_SIZE[tensor.element_size()]) if tensor.is_floating_point() else tensor
