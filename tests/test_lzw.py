@@ -73,6 +73,24 @@ def test_one_after_another_where_threads_cannot(missing, regions, expected, thre
     assert bool(threads) == (missing != "threads")
 
 
+@pytest.mark.parametrize("room", [0, 1, 4000, -100, -1])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_write_that_is_cut_short_loses_nothing(in_memory, room, regions, expected, threads, monkeypatch):
+    resource = pytest.importorskip("resource", reason="limits of POSIX")
+    if not in_memory:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(lzw, "_cores", lambda: 2)
+    longest = max(sum(map(len, expected[:6])), sum(map(len, expected[6:])))  # of the two workers' files
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room if room >= 0 else longest + room, before[1]))
+    try:
+        made = [bytes(block) for block in lzw.compressed(regions)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert made == expected
+    assert threads
+
+
 def test_a_short_movie_starts_no_thread(regions, expected, monkeypatch):
     monkeypatch.setattr(lzw, "_by_file", None)
     assert lzw.compressed(regions) == expected

@@ -48,6 +48,7 @@ def _by_file(regions: Sequence[np.ndarray]) -> list[memoryview]:
         for region in regions:
             save(_picture(region), file, [("gif", (0, 0, *region.shape[::-1]), 0, "L")])
             ends.append(file.tell())
+        file.write(b";")  # Pillow does not see that a write was cut short, but then there is no room for one byte more
         file.seek(0)
         data = memoryview(file.read())
     return [data[start:stop] for start, stop in itertools.pairwise(ends)]
