@@ -18,8 +18,7 @@ from medviz.model_arguments import ModelArguments
 from medviz.probe import batching, models
 from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import Compiled, CompiledPasses, check_compiled
-from medviz.probe.copies import copy_on_write
-from medviz.probe.gradients import gradients, wide
+from medviz.probe.gradients import wide
 from medviz.probe.guard import untouched
 from medviz.probe.layers import Layer
 from medviz.probe.patched import Patched, PatchedPasses
@@ -227,14 +226,8 @@ class Probe:
         index = self._index(index, len(inputs))
 
         def run(rows: slice) -> Tensor:
-            leaf = inputs[rows].detach().to(self.inputs).requires_grad_()
-            with torch.enable_grad(), (rule or contextlib.nullcontext)():
-                output = self._runner.run(copy_on_write(leaf), index[rows], copy=False)
-                scores = fixed.score(wide(output), index[rows])
-                found = gradients(scores, [leaf], self._runner.is_half(output)) if scores.requires_grad else [None]
-            if found[0] is None:
-                raise ValueError(f"the score {fixed.label!r} does not depend on the image.")
-            return found[0]
+            with (rule or contextlib.nullcontext)():
+                return self._runner.gradient(inputs[rows].to(self.inputs), index[rows], fixed)
 
         return torch.cat(list(self._opened().batches.each(len(inputs), run, graph=True)))
 

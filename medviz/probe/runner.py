@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from medviz.model_arguments import ModelArguments
 from medviz.probe import models, outputs
 from medviz.probe.copies import copy_on_write
+from medviz.probe.gradients import gradients, wide
+from medviz.targets import FixedTarget
 
 
 @attrs.frozen(eq=False)
@@ -57,6 +59,25 @@ class Runner:
                 "choose another part of it with `output`, or mark model arguments with medviz.per_image()."
             )
         return output
+
+    def gradient(self, images: Tensor, index: Tensor, target: FixedTarget) -> Tensor:
+        """Return the gradient of each row's score with respect to the row, `(M, C, *S)`, float32 or float64.
+
+        Args:
+            images, index: as `run`.
+            target: what the score is of.
+
+        Raises:
+            ValueError: as `run`; or the score does not depend on the rows.
+        """
+        leaf = images.detach().requires_grad_()
+        with torch.enable_grad():
+            output = self.run(copy_on_write(leaf), index, copy=False)
+            scores = target.score(wide(output), index)
+            found = gradients(scores, [leaf], self.is_half(output)) if scores.requires_grad else [None]
+        if found[0] is None:
+            raise ValueError(f"the score {target.label!r} does not depend on the image.")
+        return found[0]
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         try:
