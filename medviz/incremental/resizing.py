@@ -52,7 +52,7 @@ class _Axis:
 
     def need(self, start: int, size: int) -> int:
         """Return of how many old voxels `size` new ones from `start` on are made."""
-        return max(self.last[start : start + size]) - self.first[start] + 1
+        return self.last[start + size - 1] - self.first[start] + 1
 
 
 @attrs.frozen

@@ -34,6 +34,13 @@ _ARITHMETIC: frozenset[Any] = frozenset(
         *(operator.mul, operator.imul, torch.mul, operator.truediv, operator.itruediv, torch.div),
     }
 )
+_SOFTMAXES = (nn.Softmax, nn.LogSoftmax)
+_ALONG_CHANNELS: frozenset[Any] = frozenset(
+    {
+        *(torch.softmax, F.softmax, "softmax", torch.log_softmax, F.log_softmax, "log_softmax"),
+        *(torch.mean, "mean", torch.sum, "sum", torch.amax, "amax", torch.amin, "amin"),
+    }
+)
 _GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _GLOBAL_POOL_FUNCTIONS = {F.adaptive_avg_pool2d, F.adaptive_avg_pool3d}
 _CONVOLUTIONS = {F.conv2d, F.conv3d, torch.conv2d, torch.conv3d}
@@ -85,7 +92,8 @@ class Rules:
             return global_mean(boxes[0], clean)
         if clean.ndim != self.nd + 2 or not clean.numel():
             return None
-        if args[0] is boxes[0] and is_elementwise(node, module) and not _has_tensor(args[1:], kwargs):
+        voxelwise = is_elementwise(node, module) or self._is_along_channels(node, module, args, kwargs)
+        if args[0] is boxes[0] and voxelwise and not _has_tensor(args[1:], kwargs):
             return Box(clean, run((boxes[0].block, *args[1:]), kwargs), boxes[0].reach)
         window = self._window(node, module, args, kwargs)
         if window is not None:
@@ -108,6 +116,18 @@ class Rules:
             axes = kwargs.get("dim", args[1] if len(args) > 1 else None)
             return isinstance(axes, tuple | list) and {a % (self.nd + 2) for a in axes} == set(range(2, self.nd + 2))
         return False
+
+    def _is_along_channels(
+        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        """Return whether an operation works on the channels of each voxel by itself, as a softmax over classes does."""
+        if node.target == "repeat":
+            sizes = args[1] if isinstance(args[-1], tuple | list) else args[1:]
+            return len(sizes) == self.nd + 2 and {sizes[0], *sizes[2:]} == {1}
+        if module is not None:
+            return type(module) in _SOFTMAXES and module.dim in (1, -self.nd - 1)
+        axes = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        return node.target in _ALONG_CHANNELS and axes in (1, -self.nd - 1, (1,), [1])
 
     def _window(
         self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
