@@ -246,12 +246,16 @@ def test_interpolations_to_all_sizes(
     check(model, torch.rand(1, 1, *size[:nd]), tuple(mask[:nd]), changes=False)
 
 
-def test_an_infinite_value_stays_where_interpolation_leaves_it() -> None:
-    model = nn.Sequential(Function(torch.log), nn.Upsample(scale_factor=2), Function(torch.exp)).eval()
-    image, patch = torch.ones(1, 1, 12, 12), torch.tensor([[0.0, 0.5]]).expand(1, 1, 2, 2)
+@pytest.mark.parametrize("up", [nn.Upsample(scale_factor=2), nn.Upsample(17, mode="bilinear", align_corners=True)])
+@pytest.mark.parametrize("corner", [(0, 0), (3, 4), (7, 7)])
+def test_an_infinite_value_stays_where_interpolation_leaves_it(up: nn.Module, corner: tuple[int, int]) -> None:
+    model = nn.Sequential(Function(lambda x: 1 / x), up).eval()
+    image, patch = torch.ones(1, 1, 9, 9), torch.tensor([[0.0, 0.5]]).expand(1, 1, 2, 2)
     with torch.no_grad():
-        result = Incremental(model, image).run(patch, torch.tensor([[5, 5]]))
-        assert torch.equal(result, model(patched(image, patch, torch.tensor([[5, 5]]))))
+        result = Incremental(model, image).run(patch, torch.tensor([corner]))
+        expected = model(patched(image, patch, torch.tensor([corner])))
+    assert not expected.isfinite().all()
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -377,6 +381,95 @@ class Tempered(nn.Module):
 
 def test_what_does_not_depend_on_the_image_has_no_row_for_each_patch() -> None:
     check(Tempered(), torch.randn(1, 1, 20, 20), (4, 4))
+
+
+class Shifted(nn.Module):
+    """A map plus a learned table of another number of axes, which PyTorch aligns with the last ones."""
+
+    def __init__(self, nd: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        conv = nn.Conv2d if nd == 2 else nn.Conv3d
+        self.first, self.last = conv(1, 6, 3, padding=1), conv(6, 2, 3, padding=1)
+        self.table = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x) + self.table))
+
+
+@pytest.mark.parametrize("rows", [[0], [2], [0, 1, 2]])
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (20,), (1, 20), (24, 1), (24, 20), (1, 24, 1), (6, 1, 1), (1, 6, 1, 1), (1, 1, 1, 20)]
+)
+def test_tables_of_any_number_of_axes(shape: tuple[int, ...], rows: list[int]) -> None:
+    corners = torch.tensor([[0, 0], [10, 9], [20, 16]])[rows]
+    check(Shifted(2, shape), torch.rand(1, 1, 24, 20), (4, 4), corners, changes=False)
+
+
+@pytest.mark.parametrize("rows", [[0], [2], [0, 1, 2]])
+@pytest.mark.parametrize("shape", [(9,), (8, 1), (7, 1, 1), (1, 7, 1, 1), (6, 1, 1, 1), (1, 6, 1, 1, 1)])
+def test_tables_of_any_number_of_axes_in_3d(shape: tuple[int, ...], rows: list[int]) -> None:
+    corners = torch.tensor([[0, 0, 0], [2, 3, 3], [5, 6, 7]])[rows]
+    check(Shifted(3, shape), torch.rand(1, 1, 7, 8, 9), (2, 2, 2), corners, changes=False)
+
+
+class Overwritten(nn.Module):
+    """A part of a map is overwritten by another name of it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.first, self.last, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.how == "slice":
+            x[:, :2].clamp_(-0.6, 0.6)
+        elif self.how == "function":
+            F.hardtanh(x[:, :2], -0.6, 0.6, True)
+        elif self.how == "chunk":
+            x.chunk(2, 1)[0].clamp_(-0.6, 0.6)
+        elif self.how == "whole":
+            part = x[:, :2]
+            x.clamp_(-0.6, 0.6)
+            x = torch.cat([part, x[:, 2:]], 1)
+        elif self.how == "apart":
+            one, two = x[:, :2], x[:, 2:]
+            x = torch.cat([one.clamp_(-0.6, 0.6), two], 1)
+        mean = torch.relu(self.last(x)).mean((2, 3))
+        return self.head(mean)
+
+
+@pytest.mark.parametrize("how", ["slice", "function", "chunk", "whole"])
+def test_what_overwrites_a_part_of_a_value_that_is_read_later_is_refused(how: str) -> None:
+    """Where a few windows do not show the difference, others may."""
+    with torch.no_grad(), pytest.raises(TypeError, match="overwrites a part of"):
+        Incremental(Overwritten(how).eval(), torch.rand(1, 1, 16, 16))
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    blob = 4 * torch.exp(-((y - 27.0) ** 2 + (x - 27.0) ** 2) / 8) + 0.01 * torch.rand(64, 64)
+    model = Overwritten(how).eval()
+    maps = [
+        medviz.explain(model, blob[None, None], Occlusion(4, 0.5, "constant", incremental=incremental), target=1).values
+        for incremental in (True, False)
+    ]
+    torch.testing.assert_close(*maps, rtol=0, atol=1e-6)
+
+
+def test_parts_that_do_not_overlap_may_be_overwritten() -> None:
+    check(Overwritten("apart"), 3 * torch.randn(1, 1, 20, 20), (4, 4))
+
+
+def test_an_activation_after_a_global_mean() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Tanh(), nn.Flatten())
+    check(model, torch.randn(1, 1, 20, 20), (4, 4))
+
+
+def test_an_infinite_value_goes_out_of_a_mean() -> None:
+    model = nn.Sequential(Function(lambda x: 1 / x), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    image = torch.ones(1, 1, 12, 12)
+    image[..., 5, 5] = 0
+    patch, corner = torch.full((1, 1, 2, 2), 0.5), torch.tensor([[5, 5]])
+    with torch.no_grad():
+        torch.testing.assert_close(Incremental(model, image).run(patch, corner), model(patched(image, patch, corner)))
 
 
 @pytest.mark.parametrize("how", WIRES)
@@ -642,6 +735,23 @@ def test_the_proof_looks_where_a_window_changes_the_image(
     with caplog.at_level("INFO", "medviz"):
         Occlusion(4, 0.5)(network().eval(), image, 1)
     assert "incremental inference differs" in caplog.text
+
+
+def test_where_a_later_window_fails_a_whole_pass_is_made(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(self: Incremental, patches: Tensor, corners: Tensor) -> Any:
+        if len(patches) == 5:  # the proof takes three windows
+            raise RuntimeError("The size of tensor a (5) must match")
+        return run(self, patches, corners)
+
+    model, image = network().eval(), torch.rand(1, 2, 32, 27)
+    expected = Occlusion(6, 0.5, incremental=False)(model, image, 1).values
+    run = Incremental.run
+    monkeypatch.setattr(Incremental, "run", failing)
+    result = Occlusion(6, 0.5)(model, image, 1, batch_size=5).values
+    assert "a whole pass, for incremental inference fails here: The size of tensor a" in caplog.text
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
 def test_windows_that_change_nothing_prove_nothing(caplog: pytest.LogCaptureFixture) -> None:

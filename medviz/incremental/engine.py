@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from medviz.incremental.boxes import Box
 from medviz.incremental.graph import as_graph, is_new, is_relu, last_uses
 from medviz.incremental.nodes import Call, arguments, clean_value, in_place, is_fact, layer, on_a_copy, operation
-from medviz.incremental.rules import Rules, is_elementwise
+from medviz.incremental.rules import Rules, flat, is_elementwise
 
 _DENSE = 0.75  # of a map: from there on, whole maps are quicker
 
@@ -25,6 +25,7 @@ class Step:
         module: the layer, if it is one.
         run: the operation; it may overwrite its first argument, if nobody else looks at that.
         run_clean: the operation; its arguments stay.
+        in_place: it overwrites its first argument.
         elementwise: it works on each voxel by itself.
         fact: its value is a size or a type.
         done: whose values nobody needs after it.
@@ -34,6 +35,7 @@ class Step:
     module: nn.Module | None
     run: Call
     run_clean: Call
+    in_place: bool
     elementwise: bool
     fact: bool
     done: list[fx.Node]
@@ -43,11 +45,12 @@ class Step:
         """Return what a node of a graph stands for."""
         module = layer(node, traced)
         plain = operation(node, module)
-        run_clean = on_a_copy(plain) if in_place(node, traced) else plain
+        overwrites = in_place(node, traced)
+        run_clean = on_a_copy(plain) if overwrites else plain
         first = node.args[0] if node.args else None
         free = isinstance(first, fx.Node) and is_new(first, traced) and len(first.users) == 1
         run = run_clean if not free else _relu_in_place if is_relu(node, traced) else plain
-        return cls(node, module, run, run_clean, is_elementwise(node, module), is_fact(node), done)
+        return cls(node, module, run, run_clean, overwrites, is_elementwise(node, module), is_fact(node), done)
 
     def work(self, value: Any) -> float:
         """Return the multiplications that each row of its value took, if it is a convolution or linear."""
@@ -73,6 +76,7 @@ class Incremental:
 
     Raises:
         Exception: whatever stops `torch.fx` from tracing the model.
+        TypeError: it overwrites a part of a value that is read later.
     """
 
     def __init__(self, model: nn.Module, image: Tensor, growth: float = 1.0) -> None:
@@ -85,7 +89,11 @@ class Incremental:
         self._whole_work = self._work_done = 0.0
         self._largest = 0
         self.clean: dict[fx.Node, Any] = {self._image: image}
+        needed = {self._image}
         for step in self._steps[1:]:
+            if step.in_place:
+                self._refuse_views(step, needed.difference(step.done))
+            needed = (needed | {step.node}).difference(step.done)
             self.clean[step.node] = clean_value(step.node, self.traced, step.run_clean, self.clean)
             self._whole_work += step.work(self.clean[step.node])
             for node in step.done:
@@ -120,11 +128,26 @@ class Incremental:
                 values.pop(node, None)
         return values[self._output] if self._output in values else _expand(self.clean[self._output], len(patches))
 
+    def _refuse_views(self, step: Step, needed: set[fx.Node]) -> None:
+        """Raise a `TypeError` where a value that is `needed` later has memory in common with one that is overwritten.
+
+        Here it is not overwritten, so that the later readers would see what was there before.
+        """
+        first = step.node.args[0] if step.node.args else None
+        written = self.clean.get(first) if isinstance(first, fx.Node) else None
+        if not isinstance(written, Tensor):
+            return
+        for other in needed - {first}:
+            if other.users and any(_overlap(value, written) for value in flat([self.clean[other]])):
+                raise TypeError(f"{step.node.name} overwrites a part of {other.name}, which is read later")
+
     def _is_passed_on(self, node: fx.Node) -> bool:
         """Whether nobody looks at the clean map around the boxes of a node: its voxels are taken one by one."""
         value = self.clean[node]
         alone = all(user in self._elementwise and user.all_input_nodes == [node] for user in node.users)
-        return alone and isinstance(value, Tensor) and value.ndim == self._rules.nd + 2 and node.op != "get_attr"
+        if not alone or node.op == "get_attr" or not isinstance(value, Tensor) or value.ndim != self._rules.nd + 2:
+            return False
+        return value.shape[2:].numel() > 1  # else it may be a mean over space, which is corrected by its change
 
     def _changed(self, step: Step, values: dict[fx.Node, Any]) -> Any:
         """The value of a node that the patch has reached: a box where a rule knows it, else whole."""
@@ -139,6 +162,20 @@ class Incremental:
         see = _outline if step.fact else _whole
         args, kwargs = arguments(node, {n: see(value) for n, value in inputs.items()})
         return args[0] if node.op == "output" else run(args, kwargs)
+
+
+def _overlap(value: Any, written: Tensor) -> bool:
+    """Whether two tensors lie in memory so that one may be a part of the other."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or not (value.numel() and written.numel()):
+        return False
+    (start, end), (first, last) = map(_memory, (value, written))
+    return start < last and first < end
+
+
+def _memory(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor begins and ends."""
+    after = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + after * tensor.element_size()
 
 
 def _relu_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -28,6 +28,7 @@ class _Axis:
     Args:
         weights: how much of each voxel goes into each new one, `(n, m)`.
         first, last: from where to where the voxels lie that each new one is made of, m each; neither ever falls.
+            Voxels with a weight of 0 are among them, for an infinite value makes itself felt through it.
     """
 
     weights: Tensor
@@ -35,12 +36,11 @@ class _Axis:
     last: list[int]
 
     @classmethod
-    def of(cls, weights: Tensor) -> _Axis:
-        """Find the voxels that have a weight."""
-        used = (weights != 0).int()
-        first, last = used.argmax(0), len(used) - 1 - used.flip(0).argmax(0)
-        # a new voxel that meets an old one is made of that one alone, between others that are made of several
-        return cls(weights, first.flip(0).cummin(0).values.flip(0).tolist(), last.cummax(0).values.tolist())
+    def of(cls, ones: Tensor, resize: Callable[[Tensor], Tensor]) -> _Axis:
+        """Ask PyTorch itself what becomes of `(n, n)`, n maps of which each has a single voxel that is 1: `(n, m)`."""
+        used = resize(ones.masked_fill(ones > 0, float("nan"))).isnan().int()
+        first, last = used.argmax(0), len(ones) - 1 - used.flip(0).argmax(0)
+        return cls(resize(ones), first.tolist(), last.tolist())
 
     def reach(self, start: int, size: int) -> tuple[int, int]:
         """Return the new voxels that `size` old ones from `start` on go into: the first, and the one behind the last.
@@ -120,13 +120,15 @@ def interpolation(
         align_corners=align_corners,
         recompute_scale_factor=recompute_scale_factor,
     )
-    axes = []
-    for i, n in enumerate(box.shape):
+    dtype = torch.float64 if box.block.dtype == torch.float64 else torch.float32
+
+    def axis(i: int, n: int) -> _Axis:
         along = functools.partial(how, size=_along(i, size, box, 1), scale_factor=_along(i, scale_factor, box, 1.0))
-        # PyTorch itself says what each voxel becomes: n maps, in each of which one voxel is 1
         shape = [1, n, *(n if i == j else 1 for j in range(len(box.shape)))]
-        ones = torch.eye(n, dtype=_precision(box), device=box.block.device).reshape(shape)
-        axes.append(_Axis.of(along(ones).reshape(n, -1)))
+        ones = torch.eye(n, dtype=dtype, device=box.block.device)
+        return _Axis.of(ones, lambda maps: along(maps.reshape(shape)).reshape(n, -1))
+
+    axes = [axis(i, n) for i, n in enumerate(box.shape)]
     return Resized(axes, functools.partial(how, size=size, scale_factor=scale_factor))
 
 
@@ -134,7 +136,3 @@ def _along(axis: int, value: Any, box: Box, elsewhere: float) -> list[Any] | Non
     """Return what an argument says of one axis, and `elsewhere` for the other ones."""
     each = value if isinstance(value, tuple | list) else [value] * len(box.shape)
     return None if value is None else [one if i == axis else elsewhere for i, one in enumerate(each)]
-
-
-def _precision(box: Box) -> torch.dtype:
-    return torch.float64 if box.block.dtype == torch.float64 else torch.float32

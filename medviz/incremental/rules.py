@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from medviz.finite import all_finite
 from medviz.incremental import resizing, windows
 from medviz.incremental.boxes import Box, Starts, cut, fraction, inside, kept, union, within
 from medviz.incremental.nodes import Call
@@ -180,10 +181,13 @@ def _has_statistics(norm: nn.Module) -> bool:
     return getattr(norm, "running_mean", None) is not None
 
 
-def global_mean(box: Box, clean: Tensor) -> Tensor:
-    """Return the mean over space of each changed map, `(M, C, …)`: the clean one, and what the box has changed."""
+def global_mean(box: Box, clean: Tensor) -> Tensor | None:
+    """Return the mean over space of each changed map, `(M, C, …)`: the clean one, and what the box has changed.
+
+    None where an infinite value goes or comes, which no difference can take out again.
+    """
     change = box.change().flatten(2).sum(2) / box.clean[0, 0].numel()
-    return clean + change.reshape(*change.shape, *clean.shape[2:])
+    return clean + change.reshape(*change.shape, *clean.shape[2:]) if all_finite(change) else None
 
 
 def flat(values: Any) -> list[Any]:
@@ -198,13 +202,14 @@ def _block(value: Any, starts: Starts, size: tuple[int, ...], shape: tuple[int, 
         return value.block if same else value.gather(starts, size)
     if isinstance(value, Tensor) and value.shape[:1] == (1,) and tuple(value.shape[2:]) == shape:
         return cut(value, starts, size)
-    return value if _is_uniform(value) else None
+    return value if _is_uniform(value, len(shape)) else None
 
 
-def _is_uniform(value: Any) -> bool:
+def _is_uniform(value: Any, nd: int) -> bool:
     """Whether a value is the same at every voxel and for every row: a number, or a tensor such as `(1, C, 1, 1)`."""
     if isinstance(value, Tensor):
-        return value.ndim == 0 or all(n == 1 for n in (value.shape[0], *value.shape[2:]))
+        rows, _, *space = [*[1] * (nd + 2 - value.ndim), *value.shape]  # PyTorch puts missing axes first
+        return {rows, *space} == {1}
     return isinstance(value, int | float)
 
 

@@ -123,14 +123,15 @@ def _try(run: Callable[[slice], Tensor], rows: slice) -> Tensor | None:
     try:
         return run(rows)
     except RuntimeError as err:
-        if rows.stop - rows.start == 1 or not _out_of_memory(err):
+        if rows.stop - rows.start == 1 or not is_out_of_memory(err):
             raise
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
     return None
 
 
-def _out_of_memory(err: RuntimeError) -> bool:
+def is_out_of_memory(err: Exception) -> bool:
+    """Return whether an error says that memory did not suffice."""
     return isinstance(err, torch.OutOfMemoryError) or any(text in str(err) for text in _NO_MEMORY)
 
 

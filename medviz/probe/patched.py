@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medviz.incremental.boxes import Box, cut
 from medviz.incremental.engine import Incremental
+from medviz.probe.batching import is_out_of_memory
 from medviz.probe.guard import untouched
 from medviz.probe.models import modules
 from medviz.probe.outputs import select
@@ -87,7 +88,7 @@ class PatchedPasses:
             self._refused.add(kind)
             return None
         self._proved.add((image, kind))
-        return Prepared(functools.partial(self._run, engine), rows, engine.row_bytes)
+        return Prepared(functools.partial(self._run, engine), self.runner, rows, engine.row_bytes)
 
     def _engine(self, rows: Patched, image: Any, growth: float) -> Incremental:
         """The clean activations of an image, made once.
@@ -150,17 +151,27 @@ class Prepared:
 
     Args:
         run: from patches and corners to outputs.
+        runner: makes whole passes.
         rows: the copies.
         row_bytes: the size of the largest tensor that one of them takes on its way.
     """
 
     run: Callable[[Tensor, Tensor], Tensor]
+    runner: Runner
     rows: Patched
     row_bytes: int
 
     def __call__(self, part: slice) -> Tensor:
-        """Return the outputs of some of the rows."""
-        return self.run(self.rows.patches(part), self.rows.corners[part])
+        """Return the outputs of some of the rows; by a whole pass where what was proved fails, which is logged."""
+        patches, corners = self.rows.patches(part), self.rows.corners[part]
+        try:
+            return self.run(patches, corners)
+        except Exception as err:
+            if is_out_of_memory(err):
+                raise
+            _log.warning("a whole pass, for incremental inference fails here: %s", _first_line(err))
+            copies = Box(self.rows.clean, patches, corners.tolist()).whole()
+            return self.runner.run(copies, self.rows.index[part])
 
 
 class _RefusedError(Exception):
