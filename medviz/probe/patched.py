@@ -145,7 +145,7 @@ class PatchedPasses:
             _log.info("`growth` %g changes what windows do to an output by up to %.1e of it", growth, float(part.max()))
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Prepared:
     """Incremental passes over copies of one image: from some of the rows to outputs `(m, N, …)`.
 
@@ -160,18 +160,21 @@ class Prepared:
     runner: Runner
     rows: Patched
     row_bytes: int
+    _failed: bool = attrs.field(default=False, init=False)
 
     def __call__(self, part: slice) -> Tensor:
-        """Return the outputs of some of the rows; by a whole pass where what was proved fails, which is logged."""
+        """Return the outputs of some of the rows; by whole passes, once what was proved has failed all the same."""
         patches, corners = self.rows.patches(part), self.rows.corners[part]
-        try:
-            return self.run(patches, corners)
-        except Exception as err:
-            if is_out_of_memory(err):
-                raise
-            _log.warning("a whole pass, for incremental inference fails here: %s", _first_line(err))
-            copies = Box(self.rows.clean, patches, corners.tolist()).whole()
-            return self.runner.run(copies, self.rows.index[part])
+        if not self._failed:
+            try:
+                return self.run(patches, corners)
+            except Exception as err:
+                if is_out_of_memory(err):
+                    raise
+                self._failed = True
+                _log.warning("whole passes from here on, for incremental inference fails: %s", _first_line(err))
+        copies = Box(self.rows.clean, patches, corners.tolist()).whole()
+        return self.runner.run(copies, self.rows.index[part])
 
 
 class _RefusedError(Exception):
