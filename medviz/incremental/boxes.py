@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Size = tuple[int, ...]
 Starts = list[list[int]]
 Margin = Sequence[tuple[int, int]]
 
@@ -31,12 +32,12 @@ class Box:
     reach: Starts
 
     @property
-    def size(self) -> tuple[int, ...]:
+    def size(self) -> Size:
         """The size of the boxes, `*L`."""
         return tuple(self.block.shape[2:])
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Size:
         """The size of the whole map, `*S`."""
         return tuple(self.clean.shape[2:])
 
@@ -117,7 +118,7 @@ def _cut_by_index(clean: Tensor, starts: Starts, size: Sequence[int], margin: Ma
     return views[which].movedim(1, 0).contiguous()
 
 
-def union(boxes: Sequence[Box]) -> tuple[Starts, tuple[int, ...]]:
+def union(boxes: Sequence[Box]) -> tuple[Starts, Size]:
     """Return the reach and the one size of boxes that hold all of `boxes`."""
     axes = range(len(boxes[0].size))
     low = [[min(box.reach[i][a] for box in boxes) for a in axes] for i in range(len(boxes[0].reach))]
@@ -125,14 +126,14 @@ def union(boxes: Sequence[Box]) -> tuple[Starts, tuple[int, ...]]:
     return low, tuple(max(h[a] - s[a] for h, s in zip(high, low, strict=True)) for a in axes)
 
 
-def kept(reach: Starts, size: Sequence[int], shape: Sequence[int], growth: float) -> tuple[Starts, tuple[int, ...]]:
+def kept(reach: Starts, size: Sequence[int], shape: Sequence[int], growth: float) -> tuple[Starts, Size]:
     """Return the middle of boxes that fill more than `growth` of a map of `shape` along an axis: reach and size."""
     cut = tuple(min(n, max(1, math.floor(growth * whole))) for n, whole in zip(size, shape, strict=True))
     axes = list(zip(size, cut, shape, strict=True))
     return [[s + (n - k) // 2 if k < w else 0 for s, (n, k, w) in zip(r, axes, strict=True)] for r in reach], cut
 
 
-def within(reach: Starts, size: Sequence[int], shape: Sequence[int]) -> tuple[Starts, tuple[int, ...]]:
+def within(reach: Starts, size: Sequence[int], shape: Sequence[int]) -> tuple[Starts, Size]:
     """Return the part of boxes that lies in a map of `shape`: reach and size, which is that of the largest part."""
     low = [[max(r, 0) for r in start] for start in reach]
     high = [[min(r + n, w) for r, n, w in zip(start, size, shape, strict=True)] for start in reach]

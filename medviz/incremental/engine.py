@@ -91,9 +91,11 @@ class Incremental:
         self.clean: dict[fx.Node, Any] = {self._image: image}
         needed = {self._image}
         for step in self._steps[1:]:
+            needed.difference_update(step.done)
             if step.in_place:
-                self._refuse_views(step, needed.difference(step.done))
-            needed = (needed | {step.node}).difference(step.done)
+                self._refuse_views(step, needed)
+            if step.node.users:
+                needed.add(step.node)
             self.clean[step.node] = clean_value(step.node, self.traced, step.run_clean, self.clean)
             self._whole_work += step.work(self.clean[step.node])
             for node in step.done:
@@ -138,7 +140,7 @@ class Incremental:
         if not isinstance(written, Tensor):
             return
         for other in needed - {first}:
-            if other.users and any(_overlap(value, written) for value in flat([self.clean[other]])):
+            if any(_overlap(value, written) for value in flat([self.clean[other]])):
                 raise TypeError(f"{step.node.name} overwrites a part of {other.name}, which is read later")
 
     def _is_passed_on(self, node: fx.Node) -> bool:

@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medviz.finite import all_finite
-from medviz.incremental.boxes import Box, Starts, parts
+from medviz.incremental.boxes import Box, Size, Starts, parts
+from medviz.incremental.windows import each_axis
 
 _LAYERS = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
 _LONGEST = 2048  # voxels of an axis: the matrix of a longer one would take more memory than the map is worth
-
-Size = tuple[int, ...]
 
 
 @attrs.frozen(eq=False)
@@ -134,5 +133,6 @@ def interpolation(
 
 def _along(axis: int, value: Any, box: Box, elsewhere: float) -> list[Any] | None:
     """Return what an argument says of one axis, and `elsewhere` for the other ones."""
-    each = value if isinstance(value, tuple | list) else [value] * len(box.shape)
-    return None if value is None else [one if i == axis else elsewhere for i, one in enumerate(each)]
+    if value is None:
+        return None
+    return [one if i == axis else elsewhere for i, one in enumerate(each_axis(value, len(box.shape)))]

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from medviz.finite import all_finite
 from medviz.incremental import resizing, windows
-from medviz.incremental.boxes import Box, Starts, cut, fraction, inside, kept, union, within
+from medviz.incremental.boxes import Box, Size, Starts, cut, fraction, inside, kept, union, within
 from medviz.incremental.nodes import Call
 
 _ELEMENTWISE_MODULES = (
@@ -155,7 +155,7 @@ class Rules:
             return None
         return Box(clean, window(box, inside(reach, size, shape), size).to(clean.dtype), reach)
 
-    def _bounded(self, reach: Starts, size: tuple[int, ...], shape: Sequence[int]) -> tuple[Starts, tuple[int, ...]]:
+    def _bounded(self, reach: Starts, size: Size, shape: Sequence[int]) -> tuple[Starts, Size]:
         """What is run of the boxes that can have changed: what lies in the map, or less where they may not grow."""
         return within(reach, size, shape) if self.growth == 1 else kept(reach, size, shape, self.growth)
 
@@ -195,7 +195,7 @@ def flat(values: Any) -> list[Any]:
     return [item for value in values for item in (flat(value) if isinstance(value, list | tuple) else [value])]
 
 
-def _block(value: Any, starts: Starts, size: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+def _block(value: Any, starts: Starts, size: Size, shape: Size) -> Any:
     """What an argument holds in the boxes: a block, or the constant that it is; None: neither."""
     if isinstance(value, Box):
         same = value.size == size and value.starts == starts

@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medviz.incremental.boxes import Box, Margin, Starts, parts
-
-Size = tuple[int, ...]
+from medviz.incremental.boxes import Box, Margin, Size, Starts, parts
 
 _CONSTANT_PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad3d)
 
@@ -117,9 +115,9 @@ def of_module(module: nn.Module, nd: int) -> Window | Transposed | None:
         return convolution(c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups, c.padding_mode)
     if type(module) in (nn.ConvTranspose2d, nn.ConvTranspose3d):
         return _transposed(module)
-    if type(module) in _CONSTANT_PADS:
-        return padding(nd, module.padding, value=getattr(module, "value", 0))
     pool: Any = module
+    if type(module) in _CONSTANT_PADS:
+        return padding(nd, pool.padding, value=pool.value)
     if type(module) in (nn.MaxPool2d, nn.MaxPool3d):
         how = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
         return None if pool.return_indices else max_pool(nd, *how)
@@ -140,7 +138,7 @@ def convolution(
 ) -> Window | None:
     """Return the window of a convolution; None where its padding shows what is no neighbour of the windows there."""
     kernel, nd = tuple(weight.shape[2:]), weight.ndim - 2
-    stride, dilation = _each(stride, nd), _each(dilation, nd)
+    stride, dilation = each_axis(stride, nd), each_axis(dilation, nd)
     margin = _margin(padding, kernel, dilation)
     near = all((k - 1) * d >= 2 * max(both) for k, d, both in zip(kernel, dilation, margin, strict=True))
     if mode == "circular" or (mode != "zeros" and not near):
@@ -159,8 +157,8 @@ def max_pool(
     nd: int, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil: bool = False
 ) -> Window:
     """Return the window of a maximum over windows; with `ceil` the last ones may hang over the padding's edge."""
-    kernel, dilation = _each(kernel, nd), _each(dilation, nd)
-    stride, margin = _each(stride or kernel, nd), _margin(_each(padding, nd), kernel, dilation)
+    kernel, dilation = each_axis(kernel, nd), each_axis(dilation, nd)
+    stride, margin = each_axis(stride or kernel, nd), _margin(each_axis(padding, nd), kernel, dilation)
     margin = [(low, high + (s - 1) * ceil) for (low, high), s in zip(margin, stride, strict=True)]
     return Window(kernel, stride, margin, dilation, _Maximum(kernel, stride, dilation), float("-inf"))
 
@@ -169,10 +167,10 @@ def avg_pool(
     nd: int, kernel: Any, stride: Any = None, padding: Any = 0, counted: bool = True, divisor: int | None = None
 ) -> Window | None:
     """Return the window of a mean over windows; None where the padding is not `counted` in it."""
-    kernel, padding = _each(kernel, nd), _each(padding, nd)
+    kernel, padding = each_axis(kernel, nd), each_axis(padding, nd)
     if any(padding) and not counted:
         return None
-    stride, ones = _each(stride or kernel, nd), (1,) * nd
+    stride, ones = each_axis(stride or kernel, nd), (1,) * nd
     function: Any = F.avg_pool2d if nd == 2 else F.avg_pool3d
     run = functools.partial(function, kernel_size=kernel, stride=stride, divisor_override=divisor)
     return Window(kernel, stride, _margin(padding, kernel, ones), ones, run)
@@ -240,10 +238,11 @@ def _margin(padding: Any, kernel: Size, dilation: Size) -> Margin:
     if padding == "same":
         total = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
         return [(t // 2, t - t // 2) for t in total]
-    return [(p, p) for p in _each(0 if padding == "valid" else padding, len(kernel))]
+    return [(p, p) for p in each_axis(0 if padding == "valid" else padding, len(kernel))]
 
 
-def _each(value: Any, nd: int) -> Size:
+def each_axis(value: Any, nd: int) -> tuple[Any, ...]:
+    """Return an argument for each axis, which PyTorch takes as one number for all of them too."""
     if not isinstance(value, tuple | list):
         return (value,) * nd
     return tuple(value) * (nd if len(value) == 1 else 1)
