@@ -184,7 +184,7 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """Return numbers as the integers of their bits: NaN equals itself then, and all types can be compared."""
+    """Return numbers as the integers of their bits: NaN equals itself then, and float8 can be compared."""
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     return tensor.resolve_neg().view(_SAME_SIZE[tensor.element_size()]) if tensor.is_floating_point() else tensor
