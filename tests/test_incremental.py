@@ -749,9 +749,9 @@ def test_where_a_later_window_fails_a_whole_pass_is_made(
     expected = Occlusion(6, 0.5, incremental=False)(model, image, 1).values
     run = Incremental.run
     monkeypatch.setattr(Incremental, "run", failing)
-    result = Occlusion(6, 0.5)(model, image, 1, batch_size=5).values
+    result, _ = medviz.explain(model, image, Occlusion(6, 0.5), [1, 0], batch_size=5)
     assert caplog.text.count("whole passes from here on, for incremental inference fails: The size of tensor a") == 1
-    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result.values, expected, rtol=0, atol=1e-5)
 
 
 def test_windows_that_change_nothing_prove_nothing(caplog: pytest.LogCaptureFixture) -> None:

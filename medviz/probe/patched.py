@@ -88,7 +88,7 @@ class PatchedPasses:
             self._refused.add(kind)
             return None
         self._proved.add((image, kind))
-        return Prepared(functools.partial(self._run, engine), self.runner, rows, engine.row_bytes)
+        return Prepared(functools.partial(self._rows, engine, rows, kind), engine.row_bytes)
 
     def _engine(self, rows: Patched, image: Any, growth: float) -> Incremental:
         """The clean activations of an image, made once.
@@ -116,6 +116,19 @@ class PatchedPasses:
     def _run(self, engine: Incremental, patches: Tensor, corners: Tensor) -> Tensor:
         with self.runner.casting():
             return select(engine.run(patches, corners), self.runner.choose)
+
+    def _rows(self, engine: Incremental, rows: Patched, kind: Any, part: slice) -> Tensor:
+        """Return the outputs of some of the rows; by whole passes, once what was proved has failed all the same."""
+        patches, corners = rows.patches(part), rows.corners[part]
+        if kind not in self._refused:
+            try:
+                return self._run(engine, patches, corners)
+            except Exception as err:
+                if is_out_of_memory(err):
+                    raise
+                self._refused.add(kind)
+                _log.warning("whole passes from here on, for incremental inference fails: %s", _first_line(err))
+        return self.runner.run(Box(rows.clean, patches, corners.tolist()).whole(), rows.index[part])
 
     def _prove(self, engine: Incremental, rows: Patched, growth: float) -> None:
         """Hold a few windows against whole passes.
@@ -145,36 +158,17 @@ class PatchedPasses:
             _log.info("`growth` %g changes what windows do to an output by up to %.1e of it", growth, float(part.max()))
 
 
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class Prepared:
-    """Incremental passes over copies of one image: from some of the rows to outputs `(m, N, …)`.
+    """Incremental passes over copies of one image.
 
     Args:
-        run: from patches and corners to outputs.
-        runner: makes whole passes.
-        rows: the copies.
+        run: from some of the rows to their outputs `(m, N, …)`.
         row_bytes: the size of the largest tensor that one of them takes on its way.
     """
 
-    run: Callable[[Tensor, Tensor], Tensor]
-    runner: Runner
-    rows: Patched
+    run: Callable[[slice], Tensor]
     row_bytes: int
-    _failed: bool = attrs.field(default=False, init=False)
-
-    def __call__(self, part: slice) -> Tensor:
-        """Return the outputs of some of the rows; by whole passes, once what was proved has failed all the same."""
-        patches, corners = self.rows.patches(part), self.rows.corners[part]
-        if not self._failed:
-            try:
-                return self.run(patches, corners)
-            except Exception as err:
-                if is_out_of_memory(err):
-                    raise
-                self._failed = True
-                _log.warning("whole passes from here on, for incremental inference fails: %s", _first_line(err))
-        copies = Box(self.rows.clean, patches, corners.tolist()).whole()
-        return self.runner.run(copies, self.rows.index[part])
 
 
 class _RefusedError(Exception):

@@ -75,7 +75,7 @@ class PerturbedPasses:
             return self.run(rows, rows.index, {}, reduce)
 
         def run(some: slice) -> Tensor:
-            return _kept(part(some), rows.index[some], reduce)
+            return _kept(part.run(some), rows.index[some], reduce)
 
         return torch.cat(list(self.batches.each(len(rows), run, graph=False, row_bytes=part.row_bytes)))
 
