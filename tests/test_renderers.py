@@ -1,6 +1,9 @@
 """What the three renderers share: contract, colours, channels, scaling, refusals, and that they leave all as it was."""
 
+import math
+
 import attrs
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -176,6 +179,40 @@ def test_a_sparse_scan_is_not_black():
     image = np.zeros((1, 10, 20, 30))
     image[0, 5, 5, 5] = 1
     assert Blend(size=1)(attribution(np.zeros((1, 10, 20, 30)), image)).frames.max() == 255
+
+
+@pytest.mark.parametrize("shape", [(2000, 2000, 3), (1024, 1024, 2), (1000, 2000, 2)])
+def test_the_window_is_taken_from_all_slices(shape):
+    image = torch.linspace(1000, 2000, math.prod(shape)).reshape(1, 1, *shape)
+    image[..., 0] = image[..., 0] / 2000  # air
+    scene = Blend(window=None).scene(Attribution(values=torch.zeros(1, 1, *shape), image=image))
+    assert float(scene.backdrop[..., 1].mean()) == pytest.approx(0.75, abs=0.05)
+
+
+def test_numbers_near_the_end_of_their_range_can_be_drawn():
+    image = torch.linspace(-1e300, 1e300, 20, dtype=torch.float64).view(1, 1, 4, 5)
+    huge = Attribution(torch.full((1, 3, 4, 5), 3e38), image)
+    scene = Blend().scene(huge)
+    assert scene.top == pytest.approx(9e38, rel=1e-6)
+    assert scene.backdrop.min() == 0
+    assert scene.backdrop.max() == 1
+    half = Attribution(torch.full((1, 3, 4, 5), 4e4, dtype=torch.float16), torch.rand(1, 1, 4, 5))
+    assert Blend().scene(half).top == pytest.approx(1.2e5, rel=1e-3)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    made = Blend(
+        window=(np.float32(1), torch.tensor(2.0)), vmax=np.float32(1), alpha=np.float64(0.5), frame_axis=np.int64(1)
+    )
+    assert (made.window, made.vmax, made.alpha, made.frame_axis) == ((1, 2), 1, 0.5, 1)
+
+
+@pytest.mark.parametrize("name", ["planes", "blend", "matshow3d"])
+def test_matplotlibs_settings_do_not_turn_the_patient(name):
+    scan = attribution(np.arange(6 * 7 * 8).reshape(1, 6, 7, 8), affine=np.diag([1.0, 1, 1, 1]))
+    expected = medviz.get_renderer(name)(scan).frames
+    with matplotlib.rc_context({"image.origin": "lower", "text.usetex": True}):
+        np.testing.assert_array_equal(medviz.get_renderer(name)(scan).frames, expected)
 
 
 def test_half_and_double_images():

@@ -56,7 +56,8 @@ def write(figure: Any, x: float, y: float, text: str, *, size: float, width: flo
     """
     across, down = figure.get_size_inches()
     width = across - x - 0.2 if width is None else width
-    label = figure.text(x / across, y / down, text, size=size, parse_math=False, **{"color": TEXT, **style})
+    plain = {"parse_math": False, "usetex": False, "color": TEXT}
+    label = figure.text(x / across, y / down, text, size=size, **{**plain, **style})
 
     def length() -> float:
         pixels: float = label.get_window_extent(figure.canvas.get_renderer()).width
@@ -94,7 +95,8 @@ def _letters(height: int, width: int, letters: Mapping[str, str]) -> np.ndarray:
     points = min(max(0.055 * min(height, width), 9), 22) * 72 / _DPI
     for edge, letter in letters.items():
         x, y, horizontal, vertical = _EDGES[edge]
-        text = figure.text(x, y, letter, ha=horizontal, va=vertical, color="white", size=points, weight="bold")
+        style = {"color": "white", "size": points, "weight": "bold", "usetex": False}
+        text = figure.text(x, y, letter, ha=horizontal, va=vertical, **style)
         text.set_path_effects([withStroke(linewidth=points / 5, foreground=(0, 0, 0, 0.8))])
     picture = rasterise(figure)
     return picture[:height, :width]

@@ -10,7 +10,7 @@ from medviz.attribution import Attribution
 from medviz.hookspecs import hookimpl
 from medviz.renderers.annotate import draw_letters
 from medviz.renderers.blending import blend_images
-from medviz.renderers.map_renderer import MapRenderer, describe
+from medviz.renderers.map_renderer import MapRenderer, as_plain, describe
 from medviz.renderers.scene import Scene, frame_places, pick_axis
 from medviz.rendering import Rendering
 
@@ -32,7 +32,7 @@ class Blend(MapRenderer):
     """
 
     frame_axis: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(int))
+        default=None, converter=as_plain, validator=attrs.validators.optional(attrs.validators.instance_of(int))
     )
     fps: float = attrs.field(
         default=10.0, validator=[attrs.validators.instance_of((int, float)), attrs.validators.gt(0)]

@@ -32,12 +32,12 @@ def draw_colour_bar(
     scaled = torch.linspace(1, low, 512)[:, None]
     backdrop = torch.full((1, 512, 1), 0.07)
     bar = to_uint8(backdrop.expand(3, -1, -1) if contours else scene.wash(backdrop, scaled))
-    axes.imshow(bar, extent=(0, 1, low, 1), aspect="auto")
+    axes.imshow(bar, extent=(0, 1, low, 1), origin="upper", aspect="auto")
     levels = np.array(sorted({sign * f for f in contours for sign in ((1, -1) if scene.signed else (1,))}))
     if contours:
         axes.hlines(levels, 0, 1, colors=scene.colours(levels), linewidth=2)
     ticks = levels if contours else np.linspace(low, 1, 5)
-    axes.set_yticks(ticks, _labels(scene, ticks, length / (1 - low)))
+    axes.set_yticks(ticks, _labels(scene, ticks, length / (1 - low)), usetex=False)
     axes.set(xlim=(0, 1), ylim=(low, 1), xticks=[])
     axes.yaxis.tick_right()
     axes.tick_params(axis="y", length=0, pad=5, labelcolor=TEXT, labelsize=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import attrs
@@ -26,6 +27,13 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def as_plain(value: Any) -> Any:
+    """Return NumPy's numbers and tensors of one number as Python's, also inside of a tuple; anything else stays."""
+    if isinstance(value, tuple | list):
+        return tuple(map(as_plain, value))
+    return value.item() if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0 else value
+
+
 @attrs.frozen(eq=False, kw_only=True)
 class MapRenderer(Renderer):
     """A renderer that lays the map over the image.
@@ -43,14 +51,14 @@ class MapRenderer(Renderer):
     """
 
     cmap: str | None = attrs.field(default=None)
-    alpha: float = attrs.field(default=0.75)
-    channel: int | None = attrs.field(default=None)
-    reduce: Literal["sum", "mean", "max_abs"] | int = attrs.field(default="sum")
+    alpha: float = attrs.field(default=0.75, converter=as_plain)
+    channel: int | None = attrs.field(default=None, converter=as_plain)
+    reduce: Literal["sum", "mean", "max_abs"] | int = attrs.field(default="sum", converter=as_plain)
     scale: Literal["max", "percentile"] = attrs.field(
         default="max", validator=attrs.validators.in_(("max", "percentile"))
     )
-    vmax: float | None = attrs.field(default=None)
-    window: tuple[float, float] | None = attrs.field(default=None, converter=as_tuple)
+    vmax: float | None = attrs.field(default=None, converter=as_plain)
+    window: tuple[float, float] | None = attrs.field(default=None, converter=as_plain)
 
     @cmap.validator
     def _check_cmap(self, _: Any, value: Any) -> None:
@@ -100,7 +108,7 @@ class MapRenderer(Renderer):
         scaled = reduced.normalized(scale=self.scale, vmax=self.vmax)
         orientation = orient(None if attribution.affine is None else attribution.affine[0], attribution.ndim)
         return Scene(
-            backdrop=orientation.apply(_windowed(_backdrop(attribution.image[0].float(), self.channel), self.window)),
+            backdrop=orientation.apply(_windowed(_backdrop(attribution.image[0], self.channel), self.window).float()),
             values=orientation.apply(reduced.values[0])[0],
             scaled=orientation.apply(scaled[0])[0].float(),
             top=_top(reduced.values, scaled, self.vmax),
@@ -138,6 +146,7 @@ def _reduced(values: Tensor, reduce: str | int) -> Tensor:  # (1, K, *S) -> (1, 
         return values[:, reduce : reduce + 1]
     if reduce == "max_abs":
         return values.gather(1, values.abs().argmax(1, keepdim=True))
+    values = values.double() if values.shape[1] > 1 else values  # a sum may be larger than what float32 holds
     return values.sum(1, keepdim=True) if reduce == "sum" else values.mean(1, keepdim=True)
 
 
@@ -149,6 +158,7 @@ def _top(values: Tensor, scaled: Tensor, vmax: float | None) -> float:
 
 
 def _backdrop(image: Tensor, channel: int | None) -> Tensor:  # (C, *S) -> (1 or 3, *S)
+    image = image if image.dtype == torch.float64 else image.float()
     if channel is None:
         return image if image.ndim == 3 and len(image) == 3 else image.mean(0, keepdim=True)
     if channel >= len(image):
@@ -166,8 +176,10 @@ def _robust_range(image: Tensor) -> tuple[float, float]:
     low, high = float(image.min()), float(image.max())
     if len(image) == 3:
         return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
-    flat = image.flatten()
-    inner = np.percentile(flat[:: -(-len(flat) // _ENOUGH)].double().numpy(), (0.5, 99.5))
+    step = -(-image.numel() // _ENOUGH)
+    while any(math.gcd(step, length) > 1 for length in image.shape[1:]):  # else it would meet a few slices only
+        step += 1
+    inner = np.percentile(image.flatten()[::step].double().numpy(), (0.5, 99.5))
     return (float(inner[0]), float(inner[1])) if inner[1] > inner[0] else (low, high)
 
 

@@ -12,7 +12,7 @@ from medviz.attribution import Attribution
 from medviz.hookspecs import hookimpl
 from medviz.renderers.annotate import BACKGROUND, FAINT, add_axes, new_figure, rasterise, write
 from medviz.renderers.blend import view
-from medviz.renderers.map_renderer import MapRenderer, describe
+from medviz.renderers.map_renderer import MapRenderer, as_plain, describe
 from medviz.renderers.scene import Scene, frame_places, pick_axis
 from medviz.renderers.sheet import as_frames, as_sheet, limits
 from medviz.rendering import Rendering
@@ -133,7 +133,7 @@ class Matshow3d(MapRenderer):
     """
 
     frame_axis: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(int))
+        default=None, converter=as_plain, validator=attrs.validators.optional(attrs.validators.instance_of(int))
     )
     every_n: int | None = attrs.field(
         default=None, validator=attrs.validators.optional([attrs.validators.instance_of(int), attrs.validators.ge(1)])

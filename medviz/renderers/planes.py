@@ -104,7 +104,7 @@ class Planes(MapRenderer):
         pixels = math.ceil(max(panel.width, panel.height) * self.dpi)
         size = scene.size(panel.axis, pixels, 2 * pixels)
         picture = scene.picture(panel.axis, at[panel.axis], size, wash=not self.contour)
-        axes.imshow(picture, extent=extent, aspect="auto", interpolation="antialiased")
+        axes.imshow(picture, extent=extent, origin="upper", aspect="auto", interpolation="antialiased")
         if self.contour:
             _, scaled = scene.slices(panel.axis, [at[panel.axis]], size)
             _draw_contours(axes, scene, scaled[0].numpy(), extent, self.contour)
