@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import operator
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import attrs
 import numpy as np
@@ -17,6 +18,12 @@ from medviz.files import atomic
 from medviz.image import as_affine, spacing_of
 
 _FORMAT = 1
+_ARRAYS = ("values", "image", "raw", "affine")
+# what NumPy and zipfile raise, each for another kind of damage
+_DAMAGE = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -65,11 +72,12 @@ class Attribution:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, i: int) -> Attribution:
+    def __getitem__(self, i: SupportsIndex) -> Attribution:
         """Return the attribution of one image; B stays, as 1."""
-        if not isinstance(i, int) or not -len(self) <= i < len(self):
+        if not isinstance(i, SupportsIndex) or not -len(self) <= operator.index(i) < len(self):
             raise IndexError(f"there is no image {i!r} among {len(self)}.")
-        one = slice(i % len(self), i % len(self) + 1)
+        place = operator.index(i) % len(self)
+        one = slice(place, place + 1)
         return attrs.evolve(
             self,
             **{
@@ -129,28 +137,29 @@ class Attribution:
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write everything into a compressed `.npz` without pickled objects; `Attribution.load` reads it back."""
-        arrays = {
-            name: np.asarray(value)
-            for name in ("values", "image", "raw", "affine")
-            if (value := getattr(self, name)) is not None
-        }
+        held = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
+        arrays = {name: _as_array(value) for name, value in held.items()}
         meta = {
             "format": _FORMAT,
             **{n: getattr(self, n) for n in ("signed", "target", "classes", "scores", "index", "provenance")},
         }
+        if short := [name for name, value in held.items() if value.dtype == torch.bfloat16]:
+            meta["bfloat16"] = short
+        path = Path(path).expanduser()
         with atomic(path, overwrite=overwrite) as part, open(part, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
-        return Path(path)
+        return path
 
     @classmethod
     def load(cls, path: str | Path) -> Attribution:
         """Read what `save` wrote.
 
         Raises:
+            FileNotFoundError: there is no such file.
             ValueError: the file is not one that `save` wrote.
         """
         try:
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            with open(Path(path).expanduser(), "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files if name != "meta"}
                 meta = json.loads(str(file["meta"]))
             if (number := meta.pop("format")) == _FORMAT:
@@ -159,8 +168,12 @@ class Attribution:
                 tensors: dict[str, Any] = {
                     name: torch.from_numpy(array) for name, array in arrays.items() if name != "affine"
                 }
+                for name in meta.pop("bfloat16", ()):
+                    tensors[name] = tensors[name].bfloat16()
                 return cls(**tensors, affine=arrays.get("affine"), **meta)
-        except (KeyError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as err:
+        except (FileNotFoundError, PermissionError, IsADirectoryError):
+            raise
+        except _DAMAGE as err:
             raise ValueError(f"{str(path)!r} is not a saved attribution, or is damaged: {err}") from err
         raise ValueError(f"{str(path)!r} was saved by another version of medviz: format {number}, not {_FORMAT}.")
 
@@ -169,6 +182,15 @@ class Attribution:
 
         rendering = default_renderer()(self[0])
         return rendering._repr_png_()  # type: ignore[union-attr]
+
+
+def _as_array(value: Tensor | np.ndarray) -> np.ndarray:
+    """NumPy knows no bfloat16; float32 holds each of its numbers."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    array: np.ndarray = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return array
 
 
 def _percentile(magnitudes: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ import operator
 import os
 import re
 import secrets
+import shutil
 import string
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -55,9 +57,12 @@ _LISTED = ", ".join(f"{{{field.name}}}" for field in attrs.fields(Place))
 
 
 def _safe(text: str) -> str:
-    """Return `text` as one part of a file name: no separators, no leading dot, at most 80 characters."""
-    safe = re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).strip("-.")
-    return safe if len(safe) <= 80 else f"{safe[:71]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    """Return `text` as one part of a file name: no separators, no leading dot, at most 80 bytes."""
+    safe = re.sub(r"[^\w.+=-]+", "-", unicodedata.normalize("NFC", text)).strip("-.")
+    if len(safe.encode()) <= 80:
+        return safe
+    code = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{safe.encode()[:71].decode(errors='ignore')}-{code}"
 
 
 def as_template(path: Any) -> Path:
@@ -69,6 +74,8 @@ def as_template(path: Any) -> Path:
     """
     if not isinstance(path, str | Path) or not str(path).strip() or "\0" in str(path):
         raise TypeError(f"`path` is {path!r}; expected a string or a pathlib.Path that names a file or folder.")
+    if re.match(r"[A-Za-z][\w+.-]+://", str(path)):
+        raise ValueError(f"`path` {str(path)!r} is an address; expected a file or folder of this machine.")
     try:
         unknown = {name for _, name, _, _ in string.Formatter().parse(str(path)) if name is not None} - _PLACEHOLDERS
         if not unknown:
@@ -88,6 +95,8 @@ def _check_suffix(sink: FileSink, _: Any, path: Path) -> None:
             f"`path` {str(path)!r} must end in {' or '.join(sink.suffixes)}, the format that "
             f"{type(sink).__name__} writes."
         )
+    if path.name.lower() in sink.suffixes:
+        raise ValueError(f"`path` {str(path)!r} has no name before its suffix.")
 
 
 def _check_bool(sink: FileSink, field: Any, value: Any) -> None:
@@ -136,6 +145,7 @@ def check_destinations(sinks: Iterable[Sink], places: Iterable[Place]) -> None:
         FileExistsError: a destination exists and its sink may not replace it.
         IsADirectoryError: a destination is a folder.
         NotADirectoryError: a destination lies in what is a file.
+        PermissionError: a destination lies in a folder that cannot be written to.
     """
     taken: set[Path] = set()
     places = list(places)
@@ -158,6 +168,8 @@ def _check_free(path: Path, overwrite: bool) -> None:
     above = next((folder for folder in path.absolute().parents if folder.exists()), None)
     if above is not None and not above.is_dir():
         raise NotADirectoryError(f"{str(path)!r} cannot be made, because {str(above)!r} is a file.")
+    if above is not None and not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{str(path)!r} cannot be written: you have no permission to write to {str(above)!r}.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{str(path)!r} exists already; choose another `path` or set overwrite=true.")
 
@@ -166,16 +178,22 @@ def _check_free(path: Path, overwrite: bool) -> None:
 def atomic(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Hand out a temporary file beside `path`, with its suffix, that becomes `path` only if the block succeeds.
 
+    Its suffix is in lower case: libraries choose formats by it, and nibabel writes ".Nii" under another name. A link is
+    followed; a file that is replaced hands on its permissions.
+
     Raises:
         FileExistsError: `path` exists and `overwrite` is False.
+        IsADirectoryError, NotADirectoryError, PermissionError: no file can be written there.
     """
-    path = Path(path)
-    _check_free(path, overwrite)
+    _check_free(Path(path), overwrite)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes[-2:])[-40:]}")
+    part = path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes[-2:])[-40:].lower()}")
     part.touch(exist_ok=False)
     try:
         yield part
+        if path.exists():
+            shutil.copymode(path, part)
         if overwrite:
             part.replace(path)
         else:

@@ -136,6 +136,10 @@ def test_one_image_stays_a_batch_and_keeps_what_is_its_own():
     assert whole[2][0].index == (2,)
 
 
+def test_numpys_integers_are_integers():
+    assert attribution(3)[np.int64(1)].index == (1,)
+
+
 @pytest.mark.parametrize("index", [3, -4, 1.0, "0", slice(2), None])
 def test_there_is_no_such_image(index):
     with pytest.raises(IndexError, match=r"there is no image .* among 3"):
@@ -206,6 +210,17 @@ def test_what_is_saved_comes_back(tmp_path_factory, array, double, full, target,
     path = tmp_path_factory.mktemp("saved") / "a.npz"
     assert before.save(path) == path
     assert same(before, Attribution.load(path))
+
+
+def test_bfloat16_comes_back(tmp_path):
+    before = attribution(image=torch.rand(1, 1, 4, 5, 6).bfloat16())
+    assert same(before, Attribution.load(before.save(tmp_path / "a.npz")))
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert attribution().save("~/a.npz") == tmp_path / "a.npz"
+    assert len(Attribution.load("~/a.npz")) == 1
 
 
 def test_saving_replaces_only_on_demand(tmp_path):

@@ -81,7 +81,15 @@ def test_no_name_leaves_its_folder(text, placeholder):
     assert len(filled.parts) == 4
     assert filled.parts[2] not in ("", ".", "..")
     assert filled.name == "a.png"
-    filled.name.encode("ascii")
+    assert len(os.fsencode(filled.parts[2])) <= 80
+
+
+def test_names_in_other_scripts_stay_apart():
+    names = ["肝", "肺", "Müller", "M ller", "Ærø", "肝" * 40, "肝" * 41]
+    filled = [Place(tag=name).expand("{tag}.png").name for name in names]
+    assert len(set(filled)) == len(names)
+    assert filled[0] == "肝.png"
+    assert Place(tag="Mu\u0308ller").expand("{tag}") == Place(tag="M\u00fcller").expand("{tag}")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +103,8 @@ def test_no_name_leaves_its_folder(text, placeholder):
         ("{index:{width}}.txt", "cannot be used"),
         ("map.png", "must end in .txt or .txt.gz, the format that Text writes"),
         ("map", "must end in"),
+        (".txt", "no name before its suffix"),
+        ("gs://bucket/map.txt", "is an address"),
     ],
 )
 def test_a_bad_path_is_refused_when_the_sink_is_made(path, message):
@@ -190,6 +200,30 @@ def test_the_users_umask_is_respected(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_replaced_file_hands_on_its_permissions(tmp_path):
+    (tmp_path / "a.txt").touch(0o600)
+    Text(tmp_path / "a.txt", overwrite=True)(attribution())
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_is_followed(tmp_path, dangling):
+    (tmp_path / "folder").mkdir()
+    target = tmp_path / "folder" / "target.txt"
+    (tmp_path / "link.txt").symlink_to(target)
+    if not dangling:
+        target.touch()
+    Text(tmp_path / "link.txt", overwrite=not dangling)(attribution())
+    assert (tmp_path / "link.txt").is_symlink()
+    assert target.read_text() == "1"
+
+
+def test_a_folder_without_permission_is_found_before_the_network_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != tmp_path)
+    with pytest.raises(PermissionError, match=r"a/b\.txt' cannot be written: you have no permission to write to"):
+        check_destinations([Text(tmp_path / "a" / "b.txt")], [Place()])
 
 
 def test_a_folder_is_not_a_file(tmp_path):

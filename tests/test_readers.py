@@ -82,6 +82,23 @@ def test_nifti_without_form_codes_has_no_affine(tmp_path, caplog):
     assert "says nothing about patient space" in caplog.text
 
 
+def test_unknown_units_are_taken_for_millimetres(tmp_path):
+    def damaged(image):
+        image.header["xyzt_units"] = 5
+
+    assert np.allclose(Nifti()(saved(tmp_path / "a.nii", ramp(4, 5, 6), change=damaged)).affine, AFFINE)
+
+
+@pytest.mark.parametrize("name", ["a.Nii", "a.nII.Gz", "a.NII"])
+def test_the_file_is_opened_whose_name_it_is(tmp_path, name):
+    import shutil
+
+    saved(tmp_path / name.lower(), ramp(4, 5, 6))
+    other = saved(tmp_path / f"other{'.nii.gz' if 'z' in name else '.nii'}", ramp(4, 5, 6) + 1)
+    shutil.copy(other, tmp_path / name)
+    assert float(Nifti()(tmp_path / name).data.min()) == 1
+
+
 @pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1)])
 def test_nifti_affines_are_in_millimetres(tmp_path, unit, factor):
     path = saved(tmp_path / "a.nii", ramp(4, 5, 6), change=lambda image: image.header.set_xyzt_units(unit))
@@ -193,7 +210,9 @@ def test_a_cut_gzip_and_another_format_are_named(tmp_path):
             Nifti()(tmp_path / "b.nii.gz")
 
 
-@pytest.mark.parametrize("field", [{"volume": "first"}, {"volume": 1.5}, {"volume": True}, {"nan": float("nan")}])
+@pytest.mark.parametrize(
+    "field", [{"volume": "first"}, {"volume": 1.5}, {"volume": True}, {"nan": float("nan")}, {"nan": 1e300}]
+)
 def test_wrong_nifti_fields(field):
     with pytest.raises(ValueError, match=f"`{next(iter(field))}`"):
         Nifti(**field)
@@ -421,7 +440,16 @@ def test_damaged_npy_is_named(tmp_path):
     np.save(tmp_path / "a.npy", ramp(4, 5))
     np.savez(tmp_path / "a.npz", ramp(4, 5))
     whole = (tmp_path / "a.npy").read_bytes()
-    for content in (b"", whole[:5], whole[:50], whole[:-4], b"hello", (tmp_path / "a.npz").read_bytes()):
+    for content in (
+        whole.replace(b"}", b"{"),
+        whole.replace(b"descr", b"des\nr"),
+        b"",
+        whole[:5],
+        whole[:50],
+        whole[:-4],
+        b"hello",
+        (tmp_path / "a.npz").read_bytes(),
+    ):
         (tmp_path / "b.npy").write_bytes(content)
         with pytest.raises(ValueError, match=r"b\.npy.*cannot be read as one \.npy array"):
             Npy()(tmp_path / "b.npy")

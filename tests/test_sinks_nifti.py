@@ -119,6 +119,13 @@ def test_a_side_beyond_the_first_version_of_the_format(tmp_path):
     assert image.shape == (1, 1, 2**15)
 
 
+@pytest.mark.parametrize("name", ["map.Nii.Gz", "map.Nii", "map.nii.GZ", "map.NII"])
+def test_the_case_of_a_suffix_does_not_matter(tmp_path, name):
+    assert Nifti(tmp_path / name)(attribution()) == tmp_path / name
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert torch.equal(NiftiReader()(tmp_path / name).data, attribution().values[0])
+
+
 @pytest.mark.parametrize("name", ["a.nii.bz2", "a.gz", "a.hdr", "a"])
 def test_other_suffixes_are_refused(name):
     with pytest.raises(ValueError, match=r"must end in \.nii or \.nii\.gz"):

@@ -20,7 +20,9 @@ from medviz.readers.values import as_float32, check_nan
 
 _log = logging.getLogger(__name__)
 
-_MILLIMETRES = {"meter": 1e3, "micron": 1e-3}
+_SPACE_UNITS = 0b111  # the bits of `xyzt_units` that say the unit of lengths
+_MILLIMETRES = {1: 1e3, 3: 1e-3}  # metres and micrometres; 2 are millimetres, and 0 is taken for them
+_LONGEST_HEADER = 540  # bytes, of NIfTI-2
 
 
 def _check_volume(reader: Any, field: Any, value: Any) -> None:
@@ -82,9 +84,15 @@ def _open(path: Path) -> Any:
 
     if path.name.lower().endswith(".gz"):
         _check_sum(path)
-    image: Any = nib.load(path, mmap=False)
-    if not isinstance(image, nib.Nifti1Image):  # a Nifti2Image is one too
-        raise ValueError(f"it is a {type(image).__name__}.")
+    kinds: Any = (nib.Nifti1Image, nib.Nifti2Image)
+    # by the file itself: by its name, nibabel would open "scan.nii" in the place of "scan.Nii"
+    with nib.openers.ImageOpener(str(path)) as file:
+        head = file.read(_LONGEST_HEADER)
+    kind = next((kind for kind in kinds if kind.header_class.may_contain_header(head)), None)
+    if kind is None:
+        raise ValueError("it has no NIfTI header.")
+    holder = nib.fileholders.FileHolder(str(path))
+    image = kind.from_file_map({"image": holder, "header": holder}, mmap=False)
     if image.ndim < 2:
         raise ValueError(f"its shape is {image.shape}; expected two axes or more.")
     return image
@@ -135,5 +143,5 @@ def _affine(image: Any, path: Path) -> np.ndarray | None:
             spacing,
         )
         return None
-    factor = _MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
+    factor = _MILLIMETRES.get(int(header["xyzt_units"]) & _SPACE_UNITS, 1.0)
     return np.diag([factor] * 3 + [1.0]) @ np.asarray(image.affine, dtype=np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,7 +39,7 @@ class Npy(Reader):
         """
         try:
             return Image(torch.from_numpy(self._data(path)), path=path)
-        except (ValueError, EOFError) as err:
+        except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as err:
             raise ValueError(f"{str(path)!r} cannot be read as one .npy array of real numbers: {err}") from err
 
     def _data(self, path: Path) -> np.ndarray:  # (C, *S)

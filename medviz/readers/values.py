@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,8 +32,8 @@ def check_nan(plugin: Any, field: Any, value: Any) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"`{field.name}` is {value!r}; expected None or the number that replaces NaN.")
-    if not math.isfinite(value):
-        raise ValueError(f"`{field.name}` is {value!r}; expected a finite number.")
+    if not abs(value) <= float(np.finfo(np.float32).max):
+        raise ValueError(f"`{field.name}` is {value!r}; expected a finite number that float32 can hold.")
 
 
 def as_float32(array: np.ndarray, nan: float | None) -> np.ndarray:
