@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,10 @@ import torch
 from torch import Tensor
 
 from medviz.finite import check_finite
+
+_log = logging.getLogger(__name__)
+
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from left, posterior, superior to right, anterior, superior
 
 
 def _as_data(data: Any) -> Tensor:
@@ -127,15 +132,39 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _affine_of(image: Any) -> Any:
-    """Return the affine that a MetaTensor carries, or None.
+    """Return the affine to RAS+ that a MetaTensor carries, (4, 4) or (B, 4, 4), or None where it knows no place.
 
-    MONAI gives the identity to every MetaTensor that was made without an affine: no left or right may be read from it.
+    Raises:
+        ValueError: it carries the affine of one file for several images.
     """
-    affine = getattr(image, "affine", None)
-    if affine is None or "original_affine" in getattr(image, "meta", {}):
-        return affine
-    made_up = np.shape(affine)[-2:] == (4, 4) and bool((np.asarray(affine) == np.eye(4)).all())
-    return None if made_up else affine
+    affine, meta = getattr(image, "affine", None), getattr(image, "meta", {})
+    if affine is None or _is_made_up(image, meta):
+        return None
+    from_file = not meta.keys().isdisjoint({"filename_or_obj", "original_affine"})
+    if from_file and len(image) > 1 and np.ndim(affine) == 2:
+        raise ValueError(
+            f"`image` holds {len(image)} images, but the affine of one file: torch.stack and torch.cat keep that of the "
+            "first. Use monai.data.list_data_collate, or give `affine`: (4, 4) for all, or (B, 4, 4)."
+        )
+    spaces = {str(space).upper() for space in np.ravel(meta.get("space", "RAS"))}
+    if len(spaces) > 1:
+        raise ValueError(f"the images are in several spaces, {sorted(spaces)}; give `affine`, to RAS+ millimetres.")
+    return _LPS @ np.asarray(affine) if spaces & {"LPS", "LEFT-POSTERIOR-SUPERIOR"} else affine
+
+
+def _is_made_up(image: Any, meta: Mapping[str, Any]) -> bool:
+    """Return whether no left or right may be read from a MetaTensor's affine.
+
+    MONAI gives the identity to every MetaTensor that is made without an affine, changes it in every transform, and
+    takes over what nibabel makes up where both form codes are 0.
+    """
+    if "original_affine" in meta:
+        codes = [np.asarray(meta.get(name, 1)) for name in ("qform_code", "sform_code")]
+        return not any(code.any() for code in codes)
+    if getattr(image, "applied_operations", None):
+        _log.warning("the MetaTensor was transformed, and does not say from which affine: no affine; give `affine`.")
+        return True
+    return np.shape(image.affine)[-2:] == (4, 4) and bool((np.asarray(image.affine) == np.eye(4)).all())
 
 
 def _stacked(affines: list[np.ndarray | None]) -> np.ndarray:

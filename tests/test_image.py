@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,40 @@ def test_the_stand_in_that_monai_gives_is_no_place_in_the_world(meta):
     assert as_batch(meta(torch.rand(1, 1, 3, 4)))[1] is None
     from_file = meta(torch.rand(1, 1, 3, 4), meta={"original_affine": torch.eye(4), "affine": torch.eye(4)})
     assert np.array_equal(as_batch(from_file)[1], np.eye(4)[None])
+
+
+@pytest.mark.parametrize("made", [torch.stack, torch.cat])
+def test_images_of_several_files_do_not_share_the_affine_of_the_first(meta, made):
+    one, two = (
+        meta(torch.rand(1, 3, 4, 5), meta={"original_affine": np.diag(d), "affine": np.diag(d)})
+        for d in ([1.0, 1, 1, 1], [-1.0, -1, 1, 1])
+    )
+    batch = made([one, two]) if made is torch.stack else made([one[None], two[None]])
+    with pytest.raises(ValueError, match="the affine of one file"):
+        as_batch(batch)
+    assert np.array_equal(as_batch(batch, AFFINE)[1], np.stack([AFFINE, AFFINE]))
+    collated = pytest.importorskip("monai.data").list_data_collate([one, two])
+    assert as_batch(collated)[1][:, 0, 0].tolist() == [1, -1]
+
+
+def test_an_affine_that_grew_from_a_stand_in_is_none_either(meta, caplog):
+    resized = meta(torch.rand(1, 1, 3, 4), affine=torch.diag(torch.tensor([2.0, 2, 1, 1])))
+    resized.applied_operations = [{"class": "Resize"}]
+    with caplog.at_level(logging.WARNING):
+        assert as_batch(resized)[1] is None
+    assert "give `affine`" in caplog.text
+
+
+def test_what_nibabel_makes_up_is_no_place_in_the_world(meta):
+    known = {"original_affine": AFFINE, "affine": AFFINE, "qform_code": 0, "sform_code": 1}
+    assert np.array_equal(as_batch(meta(torch.rand(1, 1, 3, 4, 5), meta=known))[1][0], AFFINE)
+    assert as_batch(meta(torch.rand(1, 1, 3, 4, 5), meta={**known, "sform_code": 0}))[1] is None
+
+
+@pytest.mark.parametrize("space", ["LPS", "left-posterior-superior"])
+def test_another_space_is_turned_into_ras(meta, space):
+    x = meta(torch.rand(1, 1, 3, 4, 5), meta={"original_affine": AFFINE, "affine": AFFINE, "space": space})
+    assert np.array_equal(as_batch(x)[1][0], np.diag([-1, -1, 1, 1]) @ AFFINE)
 
 
 def test_the_users_affine_goes_before_that_of_the_metatensor(meta):
