@@ -107,21 +107,27 @@ def write(
 ) -> Any:
     """Hand `x` to `sink`, one image at a time.
 
+    A sink that writes no files knows results by their tag alone: where several methods or targets have one tag, theirs
+    are put behind it.
+
     Raises:
         ValueError: two of several results would go to one file.
     """
     from medviz.attribution import Attribution
-    from medviz.files import Place, check_destinations
+    from medviz.files import FileSink, Place, check_destinations
     from medviz.rendering import Rendering
 
     several = not isinstance(x, Attribution | Rendering)
     singles = list(_singles(x))
     attributions = [item.attribution if isinstance(item, Rendering) else item for item in singles]
-    check_destinations([sink], [Place.of(a, tag, step) for a in attributions])
+    places = [Place.of(a, tag, step) for a in attributions]
+    check_destinations([sink], places)
+    alike = isinstance(sink, FileSink) or len({(place.explainer, place.target) for place in places}) == 1
+    tags = [tag if alike or not tag else f"{tag}/{place.explainer}/{place.target}" for place in places]
     around = as_wrappers(wrappers)
     draws = names_argument(sink, "write", "rendering")
     written = []
-    for item, attribution in zip(singles, attributions, strict=True):
+    for item, attribution, tag in zip(singles, attributions, tags, strict=True):
         rendering = item if isinstance(item, Rendering) else render(_renderer(sink), item, around) if draws else None
         if attribution is None and not draws and names_argument(sink, "write", "attribution"):
             raise ValueError(f"{type(sink).__name__} writes values; the rendering that it was given holds none.")

@@ -135,6 +135,12 @@ def test_the_users_tag_gets_the_index_too(tmp_path):
     assert sorted(images(tmp_path)) == ["val", "val/1"]
 
 
+def test_one_tag_for_several_methods_or_targets_hides_none(tmp_path):
+    other = attribution(target="class 1")
+    TensorBoard(tmp_path, renderer=Tiny())([attribution(), other], tag="val")
+    assert sorted(images(tmp_path)) == [f"val/gradcam:layer=layer4/class {i}" for i in (1, 2)]
+
+
 def test_a_bare_picture_is_called_by_its_title(tmp_path):
     TensorBoard(tmp_path, renderer=Tiny())(
         [Rendering(colourful_movie(1), title="a spot"), Rendering(colourful_movie(1))]

@@ -11,7 +11,7 @@ import attrs
 from medviz import plugin_strings, registry
 from medviz.attribution import Attribution
 from medviz.contract import names_argument
-from medviz.files import FileSink, Place, check_destinations
+from medviz.files import Place, check_destinations
 from medviz.hookspecs import Explainer, Renderer, Sink
 from medviz.relay import write
 from medviz.targets import as_target
@@ -58,25 +58,14 @@ class Plan:
 
     def write(self, attributions: Sequence[Attribution], wrappers: Any) -> Iterator[str]:
         """Draw and write everything, each picture drawn once; yield where to, each place once."""
-        drawn: dict[tuple[int, int], Any] = {}
+        drawn: dict[int, list[Any]] = {}
         places: dict[str, None] = {}
         for sink, renderer in self.pairs:
-            for i, attribution in enumerate(attributions):
-                given: Any = attribution
-                if renderer is not None:
-                    if (id(renderer), i) not in drawn:
-                        drawn[id(renderer), i] = renderer(attribution, wrappers=wrappers)
-                    given = drawn[id(renderer), i]
-                written = write(sink, given, self._tag(sink, attribution, len(attributions)), self.step, wrappers)
-                places.update(dict.fromkeys(map(str, written if isinstance(written, list) else [written])))
+            if renderer is not None and id(renderer) not in drawn:
+                drawn[id(renderer)] = [renderer(attribution, wrappers=wrappers) for attribution in attributions]
+            given = list(attributions) if renderer is None else drawn[id(renderer)]
+            places.update(dict.fromkeys(map(str, write(sink, given, self.tag, self.step, wrappers))))
         yield from places
-
-    def _tag(self, sink: Sink, attribution: Attribution, results: int) -> str | None:
-        """A sink that writes no files knows results by their tag alone, so that one tag must not stand for several."""
-        if self.tag is None or results == 1 or isinstance(sink, FileSink):
-            return self.tag
-        place = Place.of(attribution)
-        return f"{self.tag}/{place.explainer}/{place.target}"
 
 
 def _named(renderers: Sequence[str]) -> dict[str, Renderer]:
