@@ -102,7 +102,7 @@ def test_nothing_is_replaced_unless_it_may_be(demo):
 
 def test_an_old_log_alone_is_refused_too(tmp_path):
     (tmp_path / "tensorboard").mkdir()
-    (tmp_path / "tensorboard" / "events.out.tfevents.1.x").touch()
+    (tmp_path / "tensorboard" / "events.out.tfevents.1.x.medviz-demo").touch()
     with pytest.raises(FileExistsError, match="tfevents"):
         run_demo(tmp_path, False, "cpu", False, str)
 

@@ -20,7 +20,7 @@ from medviz.rendering import Rendering
 _SCAN, _LESION, _TRUTH = "scan-planted.nii.gz", "scan-lesion.nii.gz", "scan-lesion.png"
 _MAP = "map.nii.gz"
 _WINDOW = (0.0, 950.0)  # the usual percentiles would burn a bright lesion out
-_LOG, _EVENTS = "tensorboard", "events.out.tfevents.*"
+_LOG, _MARK = "tensorboard", ".medviz-demo"  # the mark ends the names of the demo's own logs
 _PLANES = "planes.png"
 _PICTURES = {
     _PLANES: ("medviz-xai/planes", "medviz-xai/png"),
@@ -96,16 +96,17 @@ class Files:
     def _write_log(self, drawn: dict[str, Rendering]) -> Path:
         from torch.utils.tensorboard import SummaryWriter
 
-        for old in self._logs():
-            old.unlink()
-        with SummaryWriter(str(self.folder / _LOG)) as writer:
+        earlier = self._logs()
+        with SummaryWriter(str(self.folder / _LOG), filename_suffix=_MARK) as writer:
             sink = medviz.get_sink("medviz-xai/tensorboard", writer=writer)
             for tag, rendering in drawn.items():
                 sink(rendering, tag=tag)
+        for log in earlier:
+            log.unlink()
         return self.folder / _LOG
 
     def _logs(self) -> list[Path]:
-        return sorted((self.folder / _LOG).glob(_EVENTS))
+        return sorted((self.folder / _LOG).glob(f"*{_MARK}"))
 
 
 def pictures(methods: Sequence[str]) -> list[tuple[str, str]]:
