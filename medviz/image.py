@@ -143,8 +143,8 @@ def _affine_of(image: Any) -> Any:
     from_file = not meta.keys().isdisjoint({"filename_or_obj", "original_affine"})
     if from_file and len(image) > 1 and np.ndim(affine) == 2:
         raise ValueError(
-            f"`image` holds {len(image)} images, but the affine of one file: torch.stack and torch.cat keep that of the "
-            "first. Use monai.data.list_data_collate, or give `affine`: (4, 4) for all, or (B, 4, 4)."
+            f"`image` holds {len(image)} images, but the affine of one file: torch.stack and torch.cat keep that of "
+            "the first. Use monai.data.list_data_collate, or give `affine`: (4, 4) for all, or (B, 4, 4)."
         )
     spaces = {str(space).upper() for space in np.ravel(meta.get("space", "RAS"))}
     if len(spaces) > 1:
