@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -664,6 +665,86 @@ def test_a_model_that_goes_on_from_features_kept_on_self(read: Callable[[Keeper]
     with medviz.Probe(model, image, layers=["block"]) as probe:
         assert torch.equal(result, probe.gradient("block", 1))
     assert not hasattr(model.block, "kept")
+
+
+class Branching(nn.Module):
+    """Returns features, and a view of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 5, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.conv(x) + 0
+        return x, x.flatten(2)
+
+
+class Routes(Net):
+    """Goes on from what its layer returns, and from what it has got by another route."""
+
+    def __init__(self, route: str) -> None:
+        super().__init__()
+        self.layer, self.held = Branching(), SimpleNamespace()
+        self.route = route
+
+        def keep(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
+            self.held.skip, self.kept = output[0], (output[0], 1)
+
+        self.layer.register_forward_hook(keep)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, view = self.layer(self.stem(x))
+        skip = {"an object": self.held.skip, "a tuple on self": self.kept[0], "a view": view}[self.route]
+        return self.head((x * 2).flatten(2).mean(2) + skip.flatten(2).mean(2).square())
+
+
+@pytest.mark.parametrize("route", ["an object", "a tuple on self", "a view"])
+@pytest.mark.parametrize("layer", ["layer", None])
+def test_a_layers_output_is_followed_on_every_route(route: str, layer: str | None) -> None:
+    model, image = Routes(route).eval(), torch.rand(2, 1, 8, 8)
+    with medviz.Probe(model, image, layers=[layer]) as probe:
+        name = probe.layer_name(layer)
+        result, activation = probe.gradient(name, 1), probe.activation(name)
+        zeros = probe.forward(image, replace={name: torch.zeros_like(activation)})
+    mean = activation.flatten(2).mean(2).requires_grad_()
+    model.head(mean * 2 + mean.square())[:, 1].sum().backward()
+    voxels = activation[0, 0].numel()
+    assert mean.grad is not None
+    torch.testing.assert_close(result, (mean.grad / voxels)[..., None, None].expand_as(result))
+    torch.testing.assert_close(zeros, model.head.bias.detach().expand(2, 3))
+    assert not model.held.skip.requires_grad
+
+
+@pytest.mark.parametrize("passes_on", [nn.Identity(), nn.Dropout(), nn.Flatten(2), nn.ReLU(inplace=True)])
+def test_what_a_layer_was_given_is_not_its_output(passes_on: nn.Module) -> None:
+    class Skips(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.passes_on = passes_on
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.layer(self.stem(x)).relu()
+            return self.head(3 * self.passes_on(x).flatten(2).mean(2) + x.flatten(2).mean(2))
+
+    model, image = Skips().eval(), torch.rand(2, 1, 8, 8)
+    with medviz.Probe(model, image, layers=["passes_on"]) as probe:
+        result, activation = probe.gradient("passes_on", 1), probe.activation("passes_on")
+        zeros = probe.forward(image, replace={"passes_on": torch.zeros_like(activation)})
+        expected = model.head(activation.flatten(2).mean(2)).detach()
+    voxels = activation[0, 0].numel()
+    torch.testing.assert_close(result.flatten(2)[0, :, 0], 3 * model.head.weight[1].detach() / voxels)
+    torch.testing.assert_close(zeros, expected)
+
+
+def test_a_model_that_keeps_what_it_returned_for_later_keeps_no_graph() -> None:
+    kept: list[Tensor] = []
+    model = Net()
+    model.layer.register_forward_hook(lambda module, args, output: kept.append(output))
+    for layer in ("layer", None):
+        with medviz.Probe(model, torch.rand(1, 1, 8, 8), layers=[layer]) as probe:
+            probe.gradient(layer, 1)
+    assert kept
+    assert not any(tensor.requires_grad for tensor in kept)
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")

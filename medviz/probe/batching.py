@@ -95,7 +95,7 @@ class Batches:
 
     def _measure(self) -> list[int]:
         """The size of what each layer returns for one image, in bytes."""
-        rolling = RollingCut(self.runner.model, self.one, graph=False)
+        rolling = RollingCut(self.runner.model, self.one, starts=None)
         with rolling.hooks():
             self.runner.run(self.one, torch.zeros(1, dtype=torch.long, device=self.one.device))
         return [seen.elements * self.one.element_size() for seen in rolling.seen] or [16 * self.one.nbytes]

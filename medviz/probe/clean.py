@@ -16,6 +16,7 @@ from medviz.probe.gradients import gradients, wide
 from medviz.probe.layers import module_of, refuse_scripted
 from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
+from medviz.probe.starts import Starts
 from medviz.targets import FixedTarget
 
 _log = logging.getLogger("medviz")
@@ -36,7 +37,7 @@ class CleanPass:
         self._inputs = inputs
         self._index = torch.arange(len(inputs), device=inputs.device)
         self._wanted = list(dict.fromkeys(wanted))
-        self._graph = graph
+        self._graph, self._starts = graph, Starts()
         self._done: tuple[Tensor, Cut] | None = None
         self._automatic: str | None = None
         self._named = False  # the cut was made at layers whose names were known
@@ -61,7 +62,7 @@ class CleanPass:
     def tensor(self, name: str, graph: bool = False) -> Tensor:
         """Return the kept output of a layer, after one more pass where it was not named before the first."""
         _, cut = self._result()
-        if name not in cut.tensors or (graph and not cut.graph):
+        if name not in cut.tensors or (graph and not cut.starts):
             _log.info("layer %r was not named before the forward pass: one more pass", name)
             self._graph = self._graph or graph
             _, cut = self._done = self._capture([*cut.tensors, name])
@@ -85,8 +86,14 @@ class CleanPass:
         """Run the clean images and watch all layers."""
         model = self._runner.model
         refuse_scripted(model, "`model`")
-        rolling = RollingCut(model, self._inputs, graph)
+        rolling = RollingCut(model, self._inputs, self._starts if graph else None)
         return rolling, self._run(graph, rolling)
+
+    def close(self) -> None:
+        """Let go of everything, and take the graph off what the model has kept."""
+        self._done = None
+        self._gradients.clear()
+        self._starts.end()
 
     def _result(self) -> tuple[Tensor, Cut]:
         if self._done is None:
@@ -98,7 +105,7 @@ class CleanPass:
         model = self._runner.model
         refuse_scripted(model, "`model`")
         named = self._cut(self._wanted)
-        rolling = RollingCut(model, self._inputs, self._graph, named)
+        rolling = RollingCut(model, self._inputs, self._starts if self._graph else None, named)
         output = self._run(self._graph, named, rolling)
         named.finish()
         name = self._automatic = _announce(rolling.choose(output))
@@ -109,13 +116,14 @@ class CleanPass:
         """Cut the graph at the layers and keep what they return."""
         cut = self._cut(wanted)
         self._named = True
-        output = self._run(cut.graph, cut)
+        output = self._run(cut.starts is not None, cut)
         cut.finish()
         return output, cut
 
     def _cut(self, names: Iterable[str | None]) -> Cut:
         modules = {name: module_of(self._runner.model, name) for name in names if name is not None}
-        return Cut(modules, self._graph and (bool(modules) or None in self._wanted))
+        graph = self._graph and (bool(modules) or None in self._wanted)
+        return Cut(modules, self._starts if graph else None)
 
     def _run(self, graph: bool, *watching: Cut | RollingCut) -> Tensor:
         with contextlib.ExitStack() as stack:
@@ -127,18 +135,18 @@ class CleanPass:
     def _backward(self, target: FixedTarget) -> dict[str, Tensor | None]:
         """One backward pass from the score to every kept layer."""
         output, cut = self._result()
-        tensors = list(cut.tensors.values())
+        edges = list(cut.edges.values())
         with torch.enable_grad(), cut.hooks_again():
             scores = target.score(wide(output), self._index)
-            half = self._runner.is_half(output, *tensors)
+            half = self._runner.is_half(output, *cut.tensors.values())
             try:
-                found = gradients(scores, tensors, half) if scores.requires_grad else [None] * len(tensors)
+                found = gradients(scores, edges, half) if scores.requires_grad else [None] * len(edges)
             except CheckpointError:
                 if self._named:
                     raise
                 self._done = self._capture(list(cut.tensors))  # a rolling cut cannot be made twice in the same way
                 return self._backward(target)
-        return dict(zip(cut.tensors, found, strict=True))
+        return dict(zip(cut.edges, found, strict=True))
 
 
 def _announce(name: str) -> str:

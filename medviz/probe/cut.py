@@ -9,30 +9,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from medviz.probe.copies import copy_on_write
-from medviz.probe.layers import hand_on, hooked
+from medviz.probe.layers import Hook, hand_on, hooked
 from medviz.probe.outputs import first_tensor
+from medviz.probe.starts import Starts, is_its_own
 
 
 class Cut:
     """Keep what named layers return, and start the graph at the first of them.
 
-    The output of a layer that does not yet require a gradient becomes a leaf: below it, autograd records nothing. The
-    model goes on with a copy, so that an in-place operation after the layer changes neither the kept activation nor
-    its gradient. A layer that is called several times in one pass keeps its last call.
+    The output of a layer that does not yet require a gradient starts the graph: below it, autograd records nothing.
+    What is kept is a copy of it, so that an operation in place after the layer changes neither the activation nor its
+    gradient. A layer that is called several times in one pass keeps its last call.
 
     Args:
         layers: the modules, by name.
-        graph: whether there will be a backward pass.
+        starts: where the graph begins; None: there will be no backward pass.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], graph: bool) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], starts: Starts | None) -> None:
         self.layers = dict(layers)
-        self.graph = graph
+        self.starts = starts
         self.tensors: dict[str, Tensor] = {}
+        self.edges: dict[str, GradientEdge] = {}  # where the gradient of each arrives
         self.calls: Counter[str] = Counter()
-        self._again = False
 
     def hooks(self) -> contextlib.AbstractContextManager[None]:
         """Watch during the block: the forward pass."""
@@ -40,32 +42,34 @@ class Cut:
 
     def hooks_again(self) -> contextlib.AbstractContextManager[None]:
         """Cut as before during the block, a backward pass: a checkpoint runs its part of the model once more."""
-        self._again = True
-        return self.hooks()
+        return hooked([(module, self._hook(name, again=True)) for name, module in self.layers.items()], everywhere=True)
 
-    def _hook(self, name: str) -> Any:
-        def keep(module: nn.Module, args: Any, output: Any) -> Any:
+    def _hook(self, name: str, again: bool = False) -> Hook:
+        def keep(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
             tensor = first_tensor(output)
             if tensor is None:
                 raise ValueError(f"`layer` {name!r} returns a {type(output).__name__} without a floating tensor.")
-            if self.graph and not torch.is_grad_enabled():
+            if self.starts and not torch.is_grad_enabled():
                 raise ValueError(
                     f"`layer` {name!r} runs without gradients inside the model (reentrant checkpointing, or a "
                     "torch.no_grad() in its forward); use checkpoint(…, use_reentrant=False), or another layer."
                 )
-            kept = tensor.as_subclass(Tensor)
-            if not kept.requires_grad:
-                kept = kept.detach().requires_grad_(self.graph)
-            if not self._again:
-                self.calls[name] += 1
-                self.tensors[name] = kept
-            return hand_on(output, tensor, copy_on_write(kept), module.modules())
+            own = is_its_own(tensor, module, given)
+            start = tensor if own else copy_on_write(tensor.as_subclass(Tensor))
+            if self.starts and not start.requires_grad:
+                start = self.starts.begin(start)
+            if not again:
+                self.add(name, module, start, self.calls[name] + 1)
+            return None if own else hand_on(output, tensor, start, module.modules())
 
         return keep
 
     def add(self, name: str, module: nn.Module, tensor: Tensor, calls: int) -> None:
-        """Add a layer whose output was kept in another way, in the same pass."""
-        self.layers[name], self.tensors[name], self.calls[name] = module, tensor, calls
+        """Keep what a layer has returned in the last of its calls; with a graph, `tensor` is its start or a part."""
+        self.layers[name], self.calls[name] = module, calls
+        self.tensors[name] = copy_on_write(tensor.detach())
+        if self.starts:
+            self.edges[name] = get_gradient_edge(tensor)
 
     def finish(self) -> None:
         """Raise a `ValueError` where a layer was never called."""
@@ -93,8 +97,8 @@ class Replace:
         """Replace during the block."""
         return hooked([(module, self._hook(name)) for name, module in self.layers.items()])
 
-    def _hook(self, name: str) -> Any:
-        def replace(module: nn.Module, args: Any, output: Any) -> Any:
+    def _hook(self, name: str) -> Hook:
+        def replace(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
             self._called[name] += 1
             if self._called[name] != self.calls[name]:
                 return None
@@ -102,6 +106,9 @@ class Replace:
             if tensor is None or tensor.shape != new.shape:
                 shape = None if tensor is None else tuple(tensor.shape)
                 raise ValueError(f"`replace` gives `layer` {name!r} {tuple(new.shape)}; it returns {shape}.")
+            if is_its_own(tensor, module, given):
+                tensor.copy_(new)  # whoever holds it
+                return None
             return hand_on(output, tensor, new.to(tensor.device, tensor.dtype, copy=True), module.modules())
 
         return replace

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from medviz.finite import all_finite
 
@@ -18,14 +19,14 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def gradients(scores: Tensor, tensors: Sequence[Tensor], half: bool) -> list[Tensor | None]:
+def gradients(scores: Tensor, tensors: Sequence[Tensor] | Sequence[GradientEdge], half: bool) -> list[Tensor | None]:
     """Return the gradient of each row's score with respect to its row of each tensor, in float32 or float64.
 
     The graph is kept for further targets. None stands for a tensor that the scores do not depend on.
 
     Args:
         scores: `(M,)`, float32 or float64, with a graph.
-        tensors: each `(M, …)`; rows do not depend on each other.
+        tensors: each `(M, …)`, or the place in the graph where it was; rows do not depend on each other.
         half: float16 is somewhere on the way.
 
     Raises:
@@ -39,7 +40,7 @@ def gradients(scores: Tensor, tensors: Sequence[Tensor], half: bool) -> list[Ten
     raise ValueError("the gradient of the score holds values that are NaN or infinite.")
 
 
-def _grad(scores: Tensor, tensors: Sequence[Tensor], scale: float) -> Sequence[Tensor | None]:
+def _grad(scores: Tensor, tensors: Sequence[Tensor] | Sequence[GradientEdge], scale: float) -> Sequence[Tensor | None]:
     try:
         return torch.autograd.grad(
             scores, tensors, torch.full_like(scores, scale), retain_graph=True, allow_unused=True

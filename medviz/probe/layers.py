@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -65,12 +66,29 @@ def refuse_scripted(module: nn.Module, what: str) -> None:
         )
 
 
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+
+
 @contextlib.contextmanager
-def hooked(hooks: Sequence[tuple[nn.Module, Any]]) -> Iterator[None]:
-    """Call each hook after the forward of its module, during the block."""
+def hooked(hooks: Sequence[tuple[nn.Module, Hook]], everywhere: bool = False) -> Iterator[None]:
+    """Call each hook after the forward of its module, during the block, with what the module was given and returns.
+
+    Args:
+        hooks: the modules and their hooks.
+        everywhere: also where another thread calls the module. Another thread may be using the model for something
+            else; but on a GPU, the backward pass runs in threads of its own.
+    """
+    here = threading.get_ident()
+
+    def of_this_pass(hook: Hook) -> Any:
+        def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            return hook(module, (args, kwargs), output) if everywhere or threading.get_ident() == here else None
+
+        return called
+
     handles: list[Any] = []
     try:
-        handles += [module.register_forward_hook(hook) for module, hook in hooks]
+        handles += [module.register_forward_hook(of_this_pass(hook), with_kwargs=True) for module, hook in hooks]
         yield
     finally:
         for handle in handles:

@@ -100,6 +100,7 @@ class Probe:
             stack.enter_context(untouched(found))
             inputs = self._images.detach().to(self._runner.device, self._runner.dtype, copy=True)
             clean = CleanPass(self._runner, inputs, self._layers, self._graph)
+            stack.callback(clean.close)
             batches = batching.Batches(self._runner, inputs[:1], self._batch_size, self._progress)
             compiled = CompiledPasses(self._runner, self._compiled) if self._compiled else None
             perturbed = PerturbedPasses(self._runner, clean, batches, compiled, PatchedPasses(self._runner))

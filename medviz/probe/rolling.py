@@ -12,24 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from medviz.probe.cut import Cut
-from medviz.probe.layers import Layer, hand_on, hooked
+from medviz.probe.layers import Hook, Layer, hand_on, hooked
 from medviz.probe.outputs import first_tensor
+from medviz.probe.starts import Starts, is_its_own
 
 _log = logging.getLogger("medviz")
 _TAIL = 100  # modules, the last that a model defines, whose outputs may start the graph: each start takes time
-
-
-class _Mark(torch.autograd.Function):
-    """Make a tensor the start of a graph without a copy, and let operations after it still work in place."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, token: Tensor) -> Tensor:
-        ctx.mark_dirty(tensor)
-        return tensor
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
-        return None, None
 
 
 def _ends_in_channels(module: nn.Module, last: int) -> bool:
@@ -64,23 +52,22 @@ class _Seen:
 class RollingCut:
     """Watch all layers and find the one that the automatic choice takes, in the pass that is made anyway.
 
-    With `graph`, the last spatial outputs each start the graph anew and let go of the one before, so that after the
+    With `starts`, the last spatial outputs each start the graph anew and let go of the one before, so that after the
     pass the graph reaches from the output to the last spatial layer and no further: its gradient is ready.
 
     Args:
         model: what runs.
         images: the batch that runs through it.
-        graph: whether there will be a backward pass.
+        starts: where the graph begins; None: there will be no backward pass.
         named: layers whose outputs start the graph too; from the first of them on it is not started anew.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, graph: bool, named: Cut | None = None) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, starts: Starts | None, named: Cut | None = None) -> None:
         self.model = model
         self.batch, self.ndim = len(images), images.ndim
-        self.token = torch.zeros((), device=images.device, requires_grad=True) if graph else None
         self.seen: list[_Seen] = []
         self.tensor: Tensor | None = None
-        self._named = named
+        self._starts, self._named = starts, named
         self._version = -1
         self._last: _Seen | None = None
 
@@ -91,8 +78,8 @@ class RollingCut:
         hookable = [(i >= first, n, m) for i, (n, m) in enumerate(named) if not isinstance(m, torch.jit.ScriptModule)]
         return hooked([(module, self._hook(name, starts)) for starts, name, module in hookable])
 
-    def _hook(self, name: str, starts: bool) -> Any:
-        def watch(module: nn.Module, args: Any, output: Any) -> Any:
+    def _hook(self, name: str, starts: bool) -> Hook:
+        def watch(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
             tensor = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
             shape = None if tensor is None else tensor.shape
             spatial = shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1
@@ -100,15 +87,15 @@ class RollingCut:
             self.seen.append(seen)
             if tensor is None or not spatial or len(tensor) != self.batch or self._is_handed_on(tensor, seen):
                 return None
-            self.tensor = self._start(tensor) if starts and self._starts_here(tensor) else tensor
-            self._last, self._version = seen, self.tensor._version
+            self.tensor = self._start(tensor, module, given) if starts else tensor
+            self._last, self._version = seen, _version(self.tensor)
             return None if self.tensor is tensor else hand_on(output, tensor, self.tensor, [module])
 
         return watch
 
     def _is_handed_on(self, tensor: Tensor, seen: _Seen) -> bool:
         """Whether a container hands on the output of its last child: the outermost name stands for both."""
-        if tensor is not self.tensor or tensor._version != self._version:
+        if tensor is not self.tensor or _version(tensor) != self._version:
             return False
         if self._last is not None and self._last.name.startswith(f"{seen.name}."):
             self._last.spatial = False
@@ -117,26 +104,26 @@ class RollingCut:
             seen.spatial = False
         return True
 
-    def _starts_here(self, tensor: Tensor) -> bool:
-        if self.token is None or not torch.is_grad_enabled():
-            return False
-        return not (tensor.requires_grad and self._named is not None and self._named.tensors)
-
-    def _start(self, tensor: Tensor) -> Tensor:
-        started: Tensor = _Mark.apply(tensor.as_subclass(Tensor).detach(), self.token)  # type: ignore[no-untyped-call]
-        return started
+    def _start(self, tensor: Tensor, module: nn.Module, given: tuple[Any, ...]) -> Tensor:
+        """Return the start of the graph: `tensor` where it can be one; and itself where the graph begins elsewhere."""
+        if self._starts is None or not torch.is_grad_enabled():
+            return tensor
+        if tensor.requires_grad and self._named is not None and self._named.tensors:
+            return tensor
+        own = is_its_own(tensor, module, given)
+        return self._starts.begin(tensor.detach_() if own else tensor.as_subclass(Tensor).detach())
 
     def cut(self, name: str) -> Cut | None:
         """Return the cut that the pass has ended with, at the layer `name` and at those that were named before.
 
         None: its output was changed in place afterwards, or the graph does not begin there.
         """
-        cut = self._named or Cut({}, self.token is not None)
+        cut = self._named or Cut({}, self._starts)
         if name in cut.tensors:
             return cut
-        if self.tensor is None or self.tensor._version != self._version:
+        if self.tensor is None or _version(self.tensor) != self._version:
             return None
-        if self.token is not None and (not self.tensor.requires_grad or type(self.tensor) is not Tensor):
+        if self._starts is not None and (not self.tensor.requires_grad or type(self.tensor) is not Tensor):
             return None
         cut.add(name, self.model.get_submodule(name), self.tensor, sum(seen.name == name for seen in self.seen))
         return cut
@@ -190,6 +177,11 @@ class RollingCut:
         last = {seen.name: seen for seen in self.seen}
         order = [name for name, _ in self.model.named_modules() if name in last]
         return [Layer(n, type(last[n].module).__name__, _plain(last[n].shape), n == automatic) for n in order]
+
+
+def _version(tensor: Tensor) -> int:
+    """Return a number that each operation in place changes; tensors of the inference mode have none."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _plain(shape: torch.Size | None) -> tuple[int, ...] | None:
