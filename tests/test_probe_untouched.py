@@ -277,3 +277,59 @@ def _default_interrupts() -> Iterator[None]:
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
+
+
+def test_two_threads_explain_one_model_one_after_the_other(busy: Busy, image: Tensor) -> None:
+    before = snapshot(busy, image)
+    other = threading.Thread(target=medviz.explain, args=(busy, image, "vanillagrad", 0))
+    with medviz.Probe(busy, image):
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+        assert not busy.training
+    other.join()
+    assert snapshot(busy, image) == before
+
+
+class UsedElsewhere(nn.Module):
+    """Another thread uses its layer, while it runs itself."""
+
+    def __init__(self, seen: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(1, 2, 3), nn.Linear(2, 3)
+        self.seen = seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        elsewhere = threading.Thread(target=lambda: self.seen(self.layer(torch.ones(1, 1, 5, 5))))
+        x = self.layer(x)
+        elsewhere.start()
+        elsewhere.join()
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["layer", None])
+def test_another_threads_inference_takes_no_part(layer: str | None) -> None:
+    seen: list[Tensor] = []
+    model, image = UsedElsewhere(seen.append), torch.rand(1, 1, 9, 9)
+    with medviz.Probe(model, image, layers=[layer]) as probe:
+        activation = probe.activation(layer)
+        zeros = probe.forward(image, replace={"layer": torch.zeros_like(activation)})
+    assert torch.equal(activation, model.layer(image))
+    assert torch.equal(zeros, model.head.bias[None])
+    assert len(seen) == 2
+    assert all(torch.equal(output, model.layer(torch.ones(1, 1, 5, 5))) for output in seen)
+
+
+def test_compiled_models_run_compiled_again_after_the_last_of_several_threads() -> None:
+    from torch._dynamo import eval_frame
+
+    from medviz.probe.models import eager
+
+    before = eval_frame._stance.stance
+    first, second = eager(), eager()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert eval_frame._stance.stance == "force_eager"
+    second.__exit__(None, None, None)
+    assert eval_frame._stance.stance == before

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from medviz.probe.models import buffers, parameters
 from medviz.probe.snapshot import Containers, Values, by_identity
 
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_making_lock = threading.Lock()
 _flags = operator.attrgetter("requires_grad", "grad")
 
 
@@ -29,20 +32,30 @@ def untouched(found: Sequence[nn.Module]) -> Iterator[None]:
     and the random states of torch, CUDA, numpy and `random`. What did not change is not written to: a copy onto itself
     would break a `loss.backward()` that the caller has still to run.
 
-    A Ctrl-C that arrives while the state is taken or put back waits until that is done (main thread only).
+    A Ctrl-C that arrives while the state is taken or put back waits until that is done (main thread only). Another
+    thread that wants to do the same with the same model waits for the end of the block.
+
+    Not put back are the values of parameters, a copy of which would take as much memory as the model.
 
     Args:
-        found: all modules of a model; see `models.modules`.
+        found: all modules of a model, itself first; see `models.modules`.
     """
-    with interrupts_deferred():
-        state = _State(found)
-    try:
+    with _lock_of(found[0]):
         with interrupts_deferred():
-            state.prepare()
-        yield
-    finally:
-        with interrupts_deferred():
-            state.restore()
+            state = _State(found)
+        try:
+            with interrupts_deferred():
+                state.prepare()
+            yield
+        finally:
+            with interrupts_deferred():
+                state.restore()
+
+
+def _lock_of(model: nn.Module) -> threading.RLock:
+    """Return the lock of a model; a thread that holds it may take it again, for one block may lie in another."""
+    with _making_lock:
+        return _locks.setdefault(model, threading.RLock())
 
 
 @contextlib.contextmanager

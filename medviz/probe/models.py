@@ -6,7 +6,8 @@ import contextlib
 import itertools
 import operator
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -89,14 +90,33 @@ def mixes_rows(model: nn.Module) -> bool:
     return any(m.running_mean is None and m.running_var is None for m in norms)
 
 
-@contextlib.contextmanager
-def eager() -> Iterator[None]:
+class _Eager:
+    """PyTorch's stance is one for the whole process: the first of several threads takes it, the last puts it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._stance = torch.compiler.set_stance("force_eager")
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._stance.__exit__(*exception)
+
+
+_EAGER = _Eager()
+
+
+def eager() -> contextlib.AbstractContextManager[None]:
     """Run compiled parts eagerly: a compiled module never calls its hooks. Nothing is imported where none exists."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return _EAGER if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 def autocast_dtype(device: torch.device, autocast: bool | torch.dtype | None) -> torch.dtype | None:
