@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -29,32 +30,74 @@ def per_image(rows: Tensor) -> PerImage:
 
 @attrs.frozen(eq=False)
 class ModelArguments:
-    """The positional and keyword arguments after the image."""
+    """The positional and keyword arguments after the image, for so many images.
+
+    What lies in lists, tuples and dicts is treated like what does not.
+    """
 
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = attrs.field(factory=dict)
+    images: int = 1
 
-    def check(self, images: int) -> None:
-        """Raise a `ValueError` where an argument marked `per_image` does not have a row for each image."""
-        for name, value in [*enumerate(self.args), *self.kwargs.items()]:
+    def of(self, images: int) -> ModelArguments:
+        """Return them for so many images.
+
+        Raises:
+            ValueError: an argument marked `per_image` does not have a row for each.
+        """
+
+        def one(name: Any, value: Any) -> Any:
             if isinstance(value, PerImage) and len(value.rows) != images:
                 raise ValueError(f"the model argument {name!r} has {len(value.rows)} rows for {images} images.")
+            return value
+
+        return attrs.evolve(self._each(one), images=images)
 
     def at(self, index: Tensor, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments for the rows that belong to the images `index` (M,), copied: a model may change them."""
-        rows = index.cpu()
+        """Return the arguments for the rows that belong to the images `index` (M,), copied: a model may change them.
 
-        def one(value: Any) -> Any:
+        Raises:
+            ValueError: an argument that is not marked has a row for each image, and these rows are other copies of
+                them: the model would take the wrong rows together without a word.
+        """
+        rows = index.cpu()
+        in_order = rows.tolist() == list(range(self.images))
+
+        def one(name: Any, value: Any) -> Any:
             if isinstance(value, PerImage):
                 return value.rows.detach()[rows.to(value.rows.device)].to(device)
-            return value.detach().to(device, copy=True) if isinstance(value, Tensor) else value
+            if not isinstance(value, Tensor):
+                return value
+            if not in_order and value.ndim and 1 < self.images == len(value) == len(rows):
+                raise ValueError(
+                    f"the model argument {name!r} has as many rows as there are images, {self.images}, and perturbed "
+                    "copies of them would get the wrong ones; mark it: medviz.per_image(…). If it is the same for all "
+                    "images, explain them one by one."
+                )
+            return value.detach().to(device, copy=True)
 
-        return [one(value) for value in self.args], {name: one(value) for name, value in self.kwargs.items()}
+        made = self._each(one)
+        return list(made.args), dict(made.kwargs)
 
     def take(self, index: Tensor) -> ModelArguments:
         """Return the arguments of some of the images."""
 
-        def one(value: Any) -> Any:
+        def one(name: Any, value: Any) -> Any:
             return PerImage(value.rows[index.to(value.rows.device)]) if isinstance(value, PerImage) else value
 
-        return ModelArguments([one(v) for v in self.args], {name: one(v) for name, v in self.kwargs.items()})
+        return attrs.evolve(self._each(one), images=len(index))
+
+    def _each(self, one: Callable[[Any, Any], Any]) -> ModelArguments:
+        """Return them with `one(name, value)` in the place of each value."""
+        args = [_mapped(functools.partial(one, i), value) for i, value in enumerate(self.args)]
+        kwargs = {name: _mapped(functools.partial(one, name), value) for name, value in self.kwargs.items()}
+        return ModelArguments(args, kwargs, self.images)
+
+
+def _mapped(one: Callable[[Any], Any], value: Any) -> Any:
+    """Return `value` with all that it holds replaced by what `one` makes of it, in new lists, tuples and dicts."""
+    if type(value) is dict:
+        return {key: _mapped(one, item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_mapped(one, item) for item in value)
+    return type(value)(*(_mapped(one, item) for item in value)) if hasattr(value, "_fields") else one(value)

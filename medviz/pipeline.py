@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -19,7 +19,7 @@ from medviz.attribution import Attribution
 from medviz.errors import PluginError
 from medviz.hookspecs import Explainer, Plugin, Wrappers
 from medviz.image import as_batch
-from medviz.model_arguments import ModelArguments
+from medviz.model_arguments import ModelArguments, PerImage
 from medviz.probe import Probe
 from medviz.probe.batching import BatchSize, check_batch_size
 from medviz.probe.compiled import check_compiled
@@ -52,7 +52,7 @@ def explain(
 
     Args:
         model: the network; it runs in eval mode and is afterwards exactly as it was.
-        image: `(B, C, *S)` floating, a MetaTensor, a `medviz.Image`, or a list of those of one shape.
+        image: `(B, C, *S)` floating, a MetaTensor, a `medviz.Image`, or a list of Images of one shape.
         explainers: a name, a plugin string, an instance, or a list of them.
         target: None: the class predicted for each clean image; an int; a tensor `(B,)` of classes; a callable from the
             output to `(B,)`; a target such as `medviz.SegmentationTarget`. A list means several targets.
@@ -83,8 +83,9 @@ def explain(
     chosen = _explainers(explainers)
     targets = as_targets(target)
     images, affines = as_batch(image, affine)
-    arguments = ModelArguments(tuple(model_args), dict(model_kwargs or {}))
-    arguments.check(len(images))
+    if isinstance(model_args, Tensor | PerImage) or not isinstance(model_args, Sequence):
+        raise TypeError(f"`model_args` is a {type(model_args).__name__}; expected a list or tuple: (argument,).")
+    arguments = ModelArguments(tuple(model_args), dict(model_kwargs or {})).of(len(images))
     check_batch_size(batch_size)
     check_compiled(compiled)
     around = as_wrappers(wrappers)
@@ -121,8 +122,11 @@ class _Asked:
     entry: registry.Entry
 
 
-def _explainers(explainers: str | Explainer | Sequence[str | Explainer]) -> list[_Asked]:
+def _explainers(explainers: Any) -> list[_Asked]:
     """Return instances; a stochastic one without a seed gets a fresh one, that the provenance records."""
+    if not isinstance(explainers, Explainer | Iterable):
+        made = f"; write {explainers.__name__}(…)" if isinstance(explainers, type) else ""
+        raise TypeError(f"`explainers` is {explainers!r}; expected a name, an instance, or a list of them{made}.")
     given = [explainers] if isinstance(explainers, str | Explainer) else list(explainers)
     if not given:
         raise ValueError("`explainers` is empty; medviz.names('explainers') lists what is installed.")
@@ -191,7 +195,7 @@ def _results(
                 target=label,
                 classes=None if target.classes is None else tuple(target.classes.tolist()),
                 scores=scores[target],
-                raw=raw.cpu(),
+                raw=raw.to("cpu", copy=True),  # each target's own
                 affine=affine,
                 index=tuple(index.tolist()),
                 provenance=_provenance(probe, asked),

@@ -86,6 +86,20 @@ class TestResults:
         with pytest.raises(PluginError, match=r"is not a medviz\.Explainer"):
             medviz.explain(self.model, self.image, [3])  # type: ignore[list-item]
 
+    @pytest.mark.parametrize(
+        ("given", "message"), [(type(medviz.get_explainer("gradcam")), r"write GradCAM\(…\)"), (3, "`explainers` is 3")]
+    )
+    def test_what_is_no_explainer(self, given: Any, message: str) -> None:
+        with pytest.raises(TypeError, match=message):
+            medviz.explain(self.model, self.image, given)
+
+    def test_targets_share_no_memory(self) -> None:
+        first, second = several(self.model, self.image, "eigencam", [0, 1])
+        assert first.raw is not None
+        assert second.raw is not None
+        first.raw.mul_(0)
+        assert second.raw.any()
+
     def test_results_do_not_share_memory_with_what_was_given(self) -> None:
         image = self.image.clone()
         result = one(self.model, image, "gradcam")

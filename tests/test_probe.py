@@ -406,6 +406,37 @@ def test_model_arguments_belong_to_their_images() -> None:
         torch.testing.assert_close(whole.values[i], one.values[0])
 
 
+def test_an_argument_with_a_row_for_each_image_must_be_marked_where_copies_are_run() -> None:
+    class Aged(Net):
+        def forward(self, x: Tensor, age: Tensor) -> Tensor:
+            return super().forward(x) * age[:, None]
+
+    model, image, age = Aged().eval(), torch.rand(3, 1, 8, 8), torch.rand(3)
+    medviz.explain(model, image, "gradcam", 1, model_args=[age])  # each image with its own row
+    with pytest.raises(ValueError, match=r"model argument 0 has as many rows.*medviz\.per_image"):
+        medviz.explain(model, image, "rise:n_masks=9", 1, model_args=[age], batch_size=3)
+    with pytest.raises(TypeError, match="`model_args` is a PerImage; expected a list or tuple"):
+        medviz.explain(model, image, "gradcam", 1, model_args=per_image(age))
+
+
+def test_arguments_in_containers_are_copied_and_marked_too() -> None:
+    class Record(Net):
+        def forward(self, x: Tensor, record: dict[str, Any]) -> Tensor:
+            return super().forward(x) * record.pop("age")[:, None] * record["more"][0].mul_(2)
+
+    model, image, age, scale = Record().eval(), torch.rand(3, 1, 8, 8), torch.rand(3) + 1, torch.tensor(0.5)
+    record = {"age": per_image(age), "more": [scale]}
+    whole = medviz.explain(model, image, "rise:n_masks=9,seed=0", 1, model_args=[record])
+    assert list(record) == ["age", "more"]
+    assert scale == 0.5
+    for i in range(3):
+        only = {"age": age[i : i + 1], "more": [scale]}
+        one = medviz.explain(model, image[i : i + 1], "rise:n_masks=9,seed=0", 1, model_args=[only])
+        torch.testing.assert_close(whole.values[i], one.values[0])
+    with pytest.raises(ValueError, match="model argument 0 has 2 rows for 3 images"):
+        medviz.explain(model, image, "gradcam", 1, model_args=[{"age": per_image(age[:2]), "more": [scale]}])
+
+
 def test_batch_norm_without_statistics_goes_image_by_image() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU(), nn.Conv2d(3, 2, 1)
@@ -826,6 +857,13 @@ def test_outputs_that_cannot_be_explained(break_it: Callable[[Tensor], Any], mes
 def test_an_output_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="'logit' is not in the model's output"):
         gradcam(Net(), output="logit")
+
+
+def test_a_position_in_a_tensor_is_no_output() -> None:
+    """Networks with deep supervision return a list while they are trained, and a tensor in eval mode."""
+    for output in (0, "logits"):
+        with pytest.raises(ValueError, match=f"{output!r} is not in the model's output, a Tensor"):
+            gradcam(Net(), "layer", output=output)
 
 
 def test_things_that_are_no_model() -> None:

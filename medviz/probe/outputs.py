@@ -24,6 +24,8 @@ def select(raw: Any, choose: Callable[[Any], Tensor] | str | int | None = None) 
         raw = choose(raw)
     elif choose is not None:
         try:
+            if isinstance(raw, Tensor):
+                raise TypeError("an item of a tensor is an image of the batch, or a slice, and not an output")
             raw = raw[choose]
         except (KeyError, IndexError, TypeError) as err:
             raise ValueError(f"`output` {choose!r} is not in the model's output, {_shape(raw)}.") from err

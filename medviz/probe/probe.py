@@ -79,8 +79,7 @@ class Probe:
     ) -> None:
         model = models.unwrap(model)
         check_batch(images)
-        arguments = arguments or ModelArguments()
-        arguments.check(len(images))
+        arguments = (arguments or ModelArguments()).of(len(images))
         where, dtype = models.placement(model, images, device)
         cast = models.autocast_dtype(where, autocast)
         self._runner = Runner(model, where, dtype, arguments, output, cast)

@@ -106,8 +106,7 @@ class OcclusionSensitivity:
         """
         images, _ = as_batch(plain(x))
         region = _region(b_box, images.shape[2:])
-        method, arguments = self._method(region), ModelArguments(kwargs=kwargs)
-        arguments.check(len(images))
+        method, arguments = self._method(region), ModelArguments(kwargs=kwargs).of(len(images))
         maps, clean = zip(
             *(self._one(method, images[i : i + 1], arguments.take(torch.tensor([i]))) for i in range(len(images))),
             strict=True,
