@@ -801,6 +801,22 @@ def plain(model: Net, layer: str, image: Tensor) -> Tensor:
     return gradcam(other, layer, image).values  # type: ignore[no-any-return]
 
 
+def test_a_model_that_runs_in_inference_mode() -> None:
+    class Inference(Net):
+        @torch.inference_mode()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    model, plain, image = Inference(), Net(), torch.rand(2, 1, 8, 8)
+    plain.load_state_dict(model.state_dict())
+    for method in ("rise:n_masks=8,seed=0", "scorecam:layer=layer", "ablationcam:layer=layer", "eigencam", "occlusion"):
+        expected = medviz.explain(plain, image, method, 1)
+        torch.testing.assert_close(medviz.explain(model, image, method, 1).values, expected.values)
+    for method in ("gradcam:layer=layer", "gradcam", "vanillagrad"):
+        with pytest.raises(ValueError, match=r"gradient|depend"):
+            medviz.explain(model, image, method, 1)
+
+
 def test_a_model_built_in_inference_mode() -> None:
     with torch.inference_mode():
         model = Net()

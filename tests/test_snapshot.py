@@ -177,3 +177,24 @@ def test_the_guard_takes_a_model_with_sparse_buffers() -> None:
     with untouched(list(model.modules())):
         model.neighbours.mul_(3)
     assert torch.equal(model.neighbours.to_dense(), torch.eye(2))
+
+
+@pytest.mark.parametrize("before", [torch.zeros(0), torch.ones(1), torch.ones(2, 3), torch.ones(2, 3).double()])
+@pytest.mark.parametrize("beside", [0, 1])
+def test_sizes_and_types_come_back(before: Tensor, beside: int) -> None:
+    tensors = [before.clone(), *[torch.ones_like(before)] * beside]
+    for now in (torch.ones(5), torch.ones(3, 2), torch.ones(2, 3, dtype=torch.float16), torch.ones(6)):
+        values = Values(tensors)
+        tensors[0].data = now
+        values.restore()
+        assert tensors[0].dtype == before.dtype
+        assert torch.equal(tensors[0], before)
+
+
+def test_tensors_without_values_or_one_size_can_be_guarded() -> None:
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    values = Values([torch.ones(3, device="meta"), torch.ones(3, device="meta"), nested])
+    with torch.no_grad():
+        nested.mul_(2)
+    values.restore()
+    assert [float(part.sum()) for part in nested.unbind()] == [2, 3]

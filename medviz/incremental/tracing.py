@@ -30,9 +30,16 @@ def traced(model: nn.Module, image: Tensor) -> fx.GraphModule:
     tracer = _Tracer(model, image)
     try:
         with _ALONE, _knowing_types():
-            return fx.GraphModule(model, tracer.trace(model))
+            return _Uncompiled(model, tracer.trace(model))
     finally:
         tracer.forget()
+
+
+class _Uncompiled(fx.GraphModule):
+    """A graph that is run node by node: of generated code, `torch.fx` would keep the text for ever."""
+
+    def recompile(self) -> Any:
+        return None
 
 
 class _Tracer(fx.Tracer):

@@ -15,6 +15,7 @@ _CHANGEABLE = (list, set, deque)
 _KINDS = (dict, *_CHANGEABLE, tuple)
 _SMALL = 2**16  # numbers; larger tensors are compared by themselves, for together they would need their size once more
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_form = operator.attrgetter("shape", "dtype")
 _alike = operator.attrgetter("layout", "dtype", "device", "ndim")
 
 
@@ -147,18 +148,30 @@ class Values:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         groups: dict[Any, list[Tensor]] = defaultdict(list)
         for tensor, alike, size in zip(tensors, map(_alike, tensors), map(Tensor.numel, tensors), strict=True):
-            alone = type(tensor) is not Tensor or tensor.layout != torch.strided or size > _SMALL
+            if tensor.is_meta:
+                continue  # it has no values
+            plain = type(tensor) is Tensor and tensor.layout == torch.strided
+            alone = not plain or tensor.is_nested or tensor.is_quantized or size > _SMALL
             groups[id(tensor) if alone else alike].append(tensor)
-        self._groups = [(group, _joined(group)) for group in groups.values()]
+        self._groups = [(group, _forms(group), _joined(group)) for group in groups.values()]
 
     def restore(self) -> None:
         """Put back the values of the tensors that have changed."""
-        for tensors, before in self._groups:
-            if len(tensors) > 1 and torch.equal(_bits(_joined(tensors)), _bits(before)):
+        for tensors, forms, before in self._groups:
+            if len(tensors) > 1 and _forms(tensors) == forms and torch.equal(_bits(_joined(tensors)), _bits(before)):
                 continue
-            parts = torch.split(before, [t.numel() for t in tensors]) if len(tensors) > 1 else [before]
-            for tensor, value in zip(tensors, parts, strict=True):
-                _put_back(tensor, value.view_as(tensor) if len(tensors) > 1 else value)
+            parts = torch.split(before, [shape.numel() for shape, _ in forms]) if len(tensors) > 1 else [before]
+            for tensor, form, value in zip(tensors, forms, parts, strict=True):
+                value = value.view(form[0]) if len(tensors) > 1 else value
+                if _forms([tensor]) == [form]:
+                    _put_back(tensor, value)
+                else:
+                    tensor.data = value.clone()
+
+
+def _forms(tensors: list[Tensor]) -> list[Any]:
+    """Return the size and type of each, which a model can change as well; a nested tensor has no one size."""
+    return [None] if tensors[0].is_nested else list(map(_form, tensors))
 
 
 @torch.no_grad()
@@ -178,6 +191,8 @@ def _put_back(tensor: Tensor, value: Tensor) -> None:
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     """Return what can be compared: `torch.equal` takes no sparse tensor, such as a graph network's neighbours."""
+    if tensor.is_nested:
+        return tuple(map(_bits, tensor.unbind()))
     if tensor.layout == torch.sparse_coo:
         return tensor._indices(), _bits(tensor._values())
     return (_bits(tensor if tensor.layout == torch.strided else tensor.to_dense()),)
