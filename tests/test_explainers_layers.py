@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -330,15 +331,35 @@ def test_layers_of_a_sequential_have_numbers_for_names() -> None:
     assert medviz.get_explainer("gradcam:layer='0.10'").layer == "0.10"
 
 
+class Last(nn.Module):
+    """Goes on with `(B, H, W, K)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(1, 16, 4, 4), nn.LayerNorm(16), nn.Linear(16, 3)
+        self.act, self.block = nn.GELU(), nn.Sequential(OrderedDict(norm=nn.LayerNorm(16), act=nn.ReLU()))
+        self.end = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(self.act(self.norm(self.conv(x).permute(0, 2, 3, 1))))
+        return self.fc(self.end(x.permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["norm", "act", "block", "block.act"])
+def test_channels_last_must_be_said(layer: str) -> None:
+    model, image = Last(), torch.rand(2, 1, 16, 20)
+    for method in ("gradcam", "eigencam", "ablationcam"):
+        with pytest.raises(ValueError, match=r"\(2, 4, 5, 16\), channels last; give reshape='channels_last'"):
+            medviz.explain(model, image, f"{method}:layer={layer}")
+        assert medviz.explain(model, image, f"{method}:layer={layer},reshape=channels_last").raw.shape[2:] == (4, 5)
+
+
+@pytest.mark.parametrize("layer", ["conv", "end"])
+def test_channels_first_beside_channels_last(layer: str) -> None:
+    assert medviz.explain(Last(), torch.rand(2, 1, 16, 20), f"gradcam:layer={layer}").raw.shape[2:] == (4, 5)
+
+
 def test_the_automatic_choice_refuses_channels_last() -> None:
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm, self.fc = nn.Conv2d(1, 16, 4, 4), nn.LayerNorm(16), nn.Linear(16, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(self.norm(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2)))
-
     model, image = Last(), torch.rand(2, 1, 16, 16)
     with pytest.raises(ValueError, match='reshape="channels_last"'):
         medviz.explain(model, image, "gradcam")

@@ -101,7 +101,8 @@ class LayerExplainer(Explainer):
         """Return a layer's features as `(B, K, *s)`.
 
         Raises:
-            ValueError: they have no spatial extent, or it is ambiguous which tokens stand where.
+            ValueError: they have no spatial extent, their channels come last, or it is ambiguous which tokens stand
+                where.
         """
         image = tuple(probe.inputs.shape)
         if callable(self.reshape):
@@ -111,6 +112,10 @@ class LayerExplainer(Explainer):
         elif features.ndim == 3:
             sizes = self.reshape if self.reshape is not None else _token_grid(features.shape[1], image[2:], layer)
             features = _tokens_to_grid(features, tuple(int(n) for n in sizes), layer)
+        elif features.ndim == len(image) and probe.remember((layer, "axes"), lambda: probe.is_channels_last(layer)):
+            raise ValueError(
+                f"`layer` {layer!r} returns {tuple(features.shape)}, channels last; give reshape='channels_last'."
+            )
         if features.ndim != len(image) or len(features) != image[0] or math.prod(features.shape[2:]) <= 1:
             raise ValueError(
                 f"`layer` {layer!r} has no spatial extent: its features are {tuple(features.shape)}, expected "

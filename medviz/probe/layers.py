@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from medviz.errors import suggest
 from medviz.probe.outputs import replace_tensor
 
+_CHANNELS = ("in_channels", "out_channels", "num_features", "num_channels")
+
 
 @attrs.frozen
 class Layer:
@@ -64,6 +66,37 @@ def refuse_scripted(module: nn.Module, what: str) -> None:
             f"{what} is a scripted or traced module, which takes no hooks; use a method that needs no layer "
             "(occlusion, input gradients), or load the weights into the ordinary module."
         )
+
+
+def works_along_last(module: nn.Module, last: int) -> bool:
+    """Return whether a module works along a last axis of that length, so that its output ends in channels."""
+    if type(module) is nn.Linear:
+        return bool(module.out_features == last)
+    return type(module) is nn.LayerNorm and tuple(module.normalized_shape) == (last,)
+
+
+def is_channels_last(module: nn.Module, shape: Sequence[int], model: Sequence[nn.Module]) -> bool:
+    """Return whether what a layer returns is `(B, *s, K)`, though it looks like `(B, K, *s)`, as the layers tell.
+
+    Either the layer works along the last axis, or a norm right inside of it does; or others do, and none has as many
+    channels as the second axis is long.
+
+    Args:
+        module: the layer.
+        shape: of what it returns.
+        model: all modules of the model.
+    """
+    second, last = shape[1], shape[-1]
+    if second == last:
+        return False
+    norms = (child for child in module.children() if type(child) is nn.LayerNorm)
+    if works_along_last(module, last) or any(works_along_last(norm, last) for norm in norms):
+        return True
+    along = [layer for layer in model if isinstance(layer, nn.Linear | nn.LayerNorm)]
+    widths = {layer.in_features if isinstance(layer, nn.Linear) else layer.normalized_shape[-1] for layer in along}
+    if last not in widths or second in widths:
+        return False
+    return not any(getattr(layer, name, None) == second for layer in model for name in _CHANNELS)
 
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]

@@ -20,7 +20,7 @@ from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import Compiled, CompiledPasses, check_compiled
 from medviz.probe.gradients import wide
 from medviz.probe.guard import untouched
-from medviz.probe.layers import Layer
+from medviz.probe.layers import Layer, is_channels_last, module_of
 from medviz.probe.patched import Patched, PatchedPasses
 from medviz.probe.perturbed import PerturbedPasses, Rows, which_image
 from medviz.probe.runner import Runner
@@ -34,6 +34,7 @@ class _Open:
     """What a probe holds inside of its block."""
 
     stack: contextlib.ExitStack
+    modules: Sequence[nn.Module]
     inputs: Tensor
     clean: CleanPass
     batches: batching.Batches
@@ -103,7 +104,7 @@ class Probe:
             batches = batching.Batches(self._runner, inputs[:1], self._batch_size, self._progress)
             compiled = CompiledPasses(self._runner, self._compiled) if self._compiled else None
             perturbed = PerturbedPasses(self._runner, clean, batches, compiled, PatchedPasses(self._runner))
-            self._open = _Open(stack.pop_all(), inputs, clean, batches, perturbed)
+            self._open = _Open(stack.pop_all(), found, inputs, clean, batches, perturbed)
         return self
 
     def __exit__(
@@ -234,6 +235,11 @@ class Probe:
     def layer_name(self, layer: str | None) -> str:
         """Return `layer`, or the name of the automatic choice where it is None."""
         return self._clean.layer_name(layer)
+
+    def is_channels_last(self, layer: str) -> bool:
+        """Return whether what `layer` returns is `(B, *s, K)`, though it looks like `(B, K, *s)`."""
+        module = module_of(self._runner.model, layer)
+        return is_channels_last(module, self._clean.tensor(layer).shape, self._opened().modules)
 
     def layers(self) -> list[Layer]:
         """Return the layers that one forward pass calls, with the shapes of their outputs; costs one pass."""

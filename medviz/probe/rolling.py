@@ -12,19 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from medviz.probe.cut import Cut
-from medviz.probe.layers import Hook, Layer, hand_on, hooked
+from medviz.probe.layers import Hook, Layer, hand_on, hooked, works_along_last
 from medviz.probe.outputs import first_tensor
 from medviz.probe.starts import Starts, is_its_own
 
 _log = logging.getLogger("medviz")
 _TAIL = 100  # modules, the last that a model defines, whose outputs may start the graph: each start takes time
-
-
-def _ends_in_channels(module: nn.Module, last: int) -> bool:
-    """Whether a module works along the last axis, so that what looks like `(B, K, *s)` is `(B, *s, K)`."""
-    if type(module) is nn.Linear:
-        return bool(module.out_features == last)
-    return type(module) is nn.LayerNorm and tuple(module.normalized_shape) == (last,)
 
 
 @attrs.define(eq=False)
@@ -46,7 +39,7 @@ class _Seen:
 
     @property
     def channels_last(self) -> bool:
-        return self.shape is not None and self.spatial and _ends_in_channels(self.module, self.shape[-1])
+        return self.shape is not None and self.spatial and works_along_last(self.module, self.shape[-1])
 
 
 class RollingCut:
