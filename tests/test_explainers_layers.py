@@ -363,7 +363,7 @@ def test_the_automatic_choice_refuses_channels_last() -> None:
     model, image = Last(), torch.rand(2, 1, 16, 16)
     with pytest.raises(ValueError, match='reshape="channels_last"'):
         medviz.explain(model, image, "gradcam")
-    named = medviz.explain(model, image, "hirescam:layer=norm,reshape=channels_last,relu=false", 1)
+    named = medviz.explain(model, image, "hirescam:layer=block,reshape=channels_last,relu=false", 1)
     assert named.raw.shape == (2, 1, 4, 4)
     expected = torch.tensor(named.scores) - model.fc.bias[1].detach()
     torch.testing.assert_close(named.raw.flatten(1).sum(1), expected)

@@ -92,7 +92,8 @@ def is_channels_last(module: nn.Module, shape: Sequence[int], model: Sequence[nn
     norms = (child for child in module.children() if type(child) is nn.LayerNorm)
     if works_along_last(module, last) or any(works_along_last(norm, last) for norm in norms):
         return True
-    along = [layer for layer in model if isinstance(layer, nn.Linear | nn.LayerNorm)]
+    kinds = {kind for kind in set(map(type, model)) if issubclass(kind, nn.Linear | nn.LayerNorm)}
+    along: list[Any] = [layer for layer in model if type(layer) in kinds]
     widths = {layer.in_features if isinstance(layer, nn.Linear) else layer.normalized_shape[-1] for layer in along}
     if last not in widths or second in widths:
         return False
