@@ -127,7 +127,7 @@ class Attribution:
             raise ValueError(f"`vmax` must be positive and finite; got {vmax!r}.")
         rows = self.values.reshape(len(self) if per == "image" else 1, -1).abs()
         if vmax is not None:
-            top = torch.full((len(rows),), vmax, dtype=rows.dtype)
+            top = torch.full((len(rows),), vmax, dtype=rows.dtype, device="cpu")
         elif scale == "max":
             top = rows.amax(1)
         else:

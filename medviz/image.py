@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medviz.finite import check_finite
+from medviz.tensors import as_tensor
 
 _log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from left, posterior, superior to righ
 
 
 def _as_data(data: Any) -> Tensor:
-    tensor = _plain(torch.as_tensor(data)).detach().to(torch.float32)
+    tensor = _plain(as_tensor(data)).detach().to(torch.float32)
     if tensor.ndim not in (3, 4) or not tensor.numel():
         raise ValueError(f"`data` has shape {tuple(tensor.shape)}; expected (C, H, W) or (C, D, H, W), not empty.")
     return tensor.contiguous()
@@ -96,7 +97,7 @@ def as_batch(image: Any, affine: Any = None) -> tuple[Tensor, np.ndarray | None]
         batch = torch.stack([item.data for item in image])
     elif isinstance(image, Tensor | np.ndarray):
         affine = _affine_of(image) if affine is None else affine
-        batch = _plain(torch.as_tensor(image)).detach()
+        batch = _plain(as_tensor(image)).detach()
     else:
         raise TypeError(f"`image` is a {type(image).__name__}; expected a tensor (B, C, *S) or medviz.Image.")
     check_batch(batch)
@@ -120,8 +121,8 @@ def like(values: Tensor, image: Any, first: Sequence[int] = ()) -> Tensor:
         return values
     made: Any = type(image)(values)
     made.copy_meta_from(image)
-    shift = torch.eye(made.affine.shape[-1]).to(made.affine)
-    shift[: len(first), -1] = torch.tensor(first).to(shift)
+    shift = torch.eye(made.affine.shape[-1], device="cpu").to(made.affine)
+    shift[: len(first), -1] = torch.tensor(first, device="cpu").to(shift)
     made.affine = made.affine @ shift
     return cast(Tensor, made)
 

@@ -163,7 +163,7 @@ def _chunks(images: int, batch_size: BatchSize, model: nn.Module) -> Iterator[Te
     """Yield the positions of the images that share a pass: all, unless `batch_size` or batch-norm keeps them apart."""
     apart = images > 1 and mixes_rows(model)
     size = 1 if apart else batch_size if isinstance(batch_size, int) else images
-    yield from torch.split(torch.arange(images), size)
+    yield from torch.split(torch.arange(images, device="cpu"), size)
 
 
 def _results(

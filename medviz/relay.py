@@ -74,7 +74,7 @@ def blend_weight(occluder: Occluder, mask_size: tuple[int, ...], wrappers: Wrapp
 
     weight = call(occluder, "blend_weight", {"mask_size": mask_size}, as_wrappers(wrappers))
     if weight is None:
-        return torch.ones(mask_size)
+        return torch.ones(mask_size, device="cpu")
     good = isinstance(weight, torch.Tensor) and weight.shape == tuple(mask_size)
     if not good or not all_finite(weight) or (weight < 0).any() or not (weight > 0).any():
         raise _wrong(occluder, "blend_weight", weight, f"a finite tensor {tuple(mask_size)}, ≥ 0 and not all zero")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medviz.targets import FixedTarget, Target, check_classes
+from medviz.tensors import as_tensor
 
 
 def _as_mask(mask: Any) -> Any:
@@ -16,7 +17,7 @@ def _as_mask(mask: Any) -> Any:
         return mask
     if isinstance(mask, str) or not (isinstance(mask, Tensor) or hasattr(mask, "__array__")):
         raise TypeError(f"`mask` is None, 'predicted' or a tensor; got {mask!r}.")
-    return torch.as_tensor(mask).detach()
+    return as_tensor(mask).detach()
 
 
 @attrs.frozen(eq=False)
@@ -45,7 +46,7 @@ class SegmentationTarget:
         """Fix the mask, and refuse an empty one."""
         if output.ndim < 4:
             raise ValueError(f"SegmentationTarget needs an output (B, N, *S); this network's is {tuple(output.shape)}.")
-        check_classes(torch.tensor([self.channel]), output)
+        check_classes(torch.tensor([self.channel], device="cpu"), output)
         mask = self._mask(output)
         total = mask.flatten(1).sum(1)
         if not (total > 0).all():

@@ -13,6 +13,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from medviz.tensors import as_tensor
+
 Score = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -76,7 +78,7 @@ def as_target(target: Any) -> Target | FixedTarget:
     if isinstance(target, int):
         return ClassTarget(target)
     if isinstance(target, Tensor) or hasattr(target, "__array__"):
-        return ClassTarget(torch.as_tensor(target))
+        return ClassTarget(as_tensor(target))
     if callable(target):
         return CallableTarget(target)
     raise TypeError(
@@ -145,7 +147,7 @@ class ClassTarget:
 
     def take(self, index: Tensor, images: int) -> ClassTarget:
         """Return the target for some of the images."""
-        classes = torch.as_tensor(self.index)
+        classes = as_tensor(self.index)
         if not classes.ndim:
             return self
         if len(classes) != images:
@@ -158,8 +160,8 @@ class ClassTarget:
     def fix(self, output: Tensor) -> FixedTarget:
         """Check that there is a class for each image and that each exists."""
         _need_logits(output, "a class")
-        every = torch.arange(len(output))
-        classes = torch.as_tensor(self.take(every, len(output)).index)
+        every = torch.arange(len(output), device="cpu")
+        classes = as_tensor(self.take(every, len(output)).index)
         return _one_logit(self.label, classes.expand(len(output)), output)
 
 
@@ -178,7 +180,8 @@ class BinaryTarget:
         """Take the one logit."""
         if output.ndim != 2 or output.shape[1] != 1:
             raise ValueError(f"BinaryTarget needs an output (B, 1); this network's is {tuple(output.shape)}.")
-        return _one_logit(self.label, torch.zeros(len(output), dtype=torch.long), output, 1 if self.positive else -1)
+        only = torch.zeros(len(output), dtype=torch.long, device="cpu")
+        return _one_logit(self.label, only, output, 1 if self.positive else -1)
 
 
 @attrs.frozen(eq=False)
@@ -195,7 +198,7 @@ class RegressionTarget:
     def fix(self, output: Tensor) -> FixedTarget:
         """Take one output value."""
         _need_logits(output, "RegressionTarget")
-        return _one_logit(self.label, torch.tensor(self.index).expand(len(output)), output)
+        return _one_logit(self.label, torch.tensor(self.index, device="cpu").expand(len(output)), output)
 
 
 @attrs.frozen(eq=False)

@@ -111,8 +111,8 @@ class Windows:
             for corner, value in zip(self.corners.tolist(), values, strict=True):
                 total[_box(corner, self.size)] += value * weight
             return
-        strides = torch.tensor(total.stride())
-        inside = torch.ones(self.size).nonzero() @ strides
+        strides = torch.tensor(total.stride(), device="cpu")
+        inside = torch.ones(self.size, device="cpu").nonzero() @ strides
         flat, many = total.view(-1), max(1, _AT_ONCE // weight.numel())
         for first in range(0, len(values), many):
             some = slice(first, first + many)
@@ -161,8 +161,8 @@ class Grid:
 
     def windows(self, chosen: Tensor | None = None) -> Windows:
         """Return the windows at the `chosen` places `(*n)`, True or False; None: at all."""
-        places = (torch.ones(self.counts, dtype=torch.bool) if chosen is None else chosen).nonzero()
-        corners = [torch.tensor(starts)[places[:, axis]] for axis, starts in enumerate(self.starts)]
+        places = (torch.ones(self.counts, dtype=torch.bool, device="cpu") if chosen is None else chosen).nonzero()
+        corners = [torch.tensor(starts, device="cpu")[places[:, axis]] for axis, starts in enumerate(self.starts)]
         return Windows(self.size, torch.stack(corners, 1), self.shape)
 
     def every(self, step: int) -> Tensor:
@@ -171,12 +171,12 @@ class Grid:
         Where that would leave voxels between two windows, `step` is halved, for that axis, until it does not. The
         places for a `step` are among those for half of it.
         """
-        chosen = torch.ones(self.counts, dtype=torch.bool)
+        chosen = torch.ones(self.counts, dtype=torch.bool, device="cpu")
         for axis, (starts, size) in enumerate(zip(self.starts, self.size, strict=True)):
             along = step
             while along > 1 and _leaves_gaps([*starts[::along], starts[-1]], size):
                 along //= 2
-            kept = torch.zeros(len(starts), dtype=torch.bool)
+            kept = torch.zeros(len(starts), dtype=torch.bool, device="cpu")
             kept[::along] = kept[-1] = True
             chosen &= kept.view(-1, *[1] * (len(self.size) - 1 - axis))
         return chosen
@@ -184,14 +184,14 @@ class Grid:
     def holding(self, voxels: Tensor) -> Tensor:
         """Return the places `(*n)` of the windows that hold one or more of the `voxels` `(*S)`, True or False."""
         for axis, (starts, size) in enumerate(zip(self.starts, self.size, strict=True)):
-            first = torch.tensor(starts)
+            first = torch.tensor(starts, device="cpu")
             voxels = _any(voxels, axis, first, first + size)
         return voxels
 
     def held(self, chosen: Tensor) -> Tensor:
         """Return the voxels `(*S)` that one or more of the windows at the `chosen` places `(*n)` hold."""
         for axis, (starts, size, extent) in enumerate(zip(self.starts, self.size, self.shape, strict=True)):
-            first, voxel = torch.tensor(starts), torch.arange(extent)
+            first, voxel = torch.tensor(starts, device="cpu"), torch.arange(extent, device="cpu")
             over = [torch.searchsorted(first, v, right=True) for v in (voxel - size, voxel)]
             chosen = _any(chosen, axis, *over)
         return chosen

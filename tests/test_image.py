@@ -119,6 +119,15 @@ def test_an_affine_is_not_lost_beside_an_image_without_one():
     assert as_batch(images, AFFINE)[1].shape == (2, 4, 4)
 
 
+def test_arrays_that_torch_cannot_wrap_are_copied():
+    array = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    for given in (np.flip(np.flip(array).copy()), array.astype(">f4"), frozen):
+        assert np.array_equal(as_batch(given)[0].numpy(), array)
+        assert np.array_equal(Image(given[0]).data.numpy(), array[0])
+
+
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [

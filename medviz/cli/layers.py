@@ -31,7 +31,7 @@ def layers(
     from medviz.cli.loading import load_model
 
     network = load_model(model, model_arg, weights, device)
-    with Probe(network, torch.zeros(shape), layers=[None], graph=False, output=output) as probe:
+    with Probe(network, torch.zeros(shape, device="cpu"), layers=[None], graph=False, output=output) as probe:
         found = probe.layers()
     rows = [("" if layer.shape is None else _written(layer.shape), layer.type, layer.name) for layer in found]
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]

@@ -127,7 +127,7 @@ def distances_mm(affine: np.ndarray, shape: Sequence[int], center: Sequence[floa
 
 
 def _steps_mm(affine: np.ndarray, shape: Sequence[int], center: Sequence[float]) -> Tensor:
-    axes = [torch.arange(n, dtype=torch.float32) - c for n, c in zip(shape, center, strict=True)]
+    axes = [torch.arange(n, dtype=torch.float32, device="cpu") - c for n, c in zip(shape, center, strict=True)]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     return grid @ torch.from_numpy(affine[:3, :3]).float().T
 

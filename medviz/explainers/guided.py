@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from medviz.probe import Probe
+from medviz.tensors import as_tensor
 
 _RECTIFIERS: frozenset[Callable[..., Any]] = frozenset(
     {
@@ -136,7 +137,7 @@ class _Mode(TorchFunctionMode):
 
 def _clamps_at_zero(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     low = kwargs.get("min", args[1] if len(args) > 1 else None)
-    return low is not None and bool((torch.as_tensor(low) == 0).all())
+    return low is not None and bool((as_tensor(low) == 0).all())
 
 
 def _in_place(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

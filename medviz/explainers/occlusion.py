@@ -114,9 +114,10 @@ class Occlusion(Explainer):
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:
         grid, weight = self._plan(probe)
         clean = probe.scores(target)
-        maps = torch.zeros(len(clean), probe.inputs.shape[1] if self.per_channel else 1, *grid.shape).to(clean)
+        channels = probe.inputs.shape[1] if self.per_channel else 1
+        maps = clean.new_zeros(len(clean), channels, *grid.shape)
         where, ran = self._region(grid.shape), 0
-        inside = torch.zeros(grid.shape, dtype=torch.bool)
+        inside = torch.zeros(grid.shape, dtype=torch.bool, device="cpu")
         inside[where] = True
         for image in range(len(clean)):
             parts = [self._refinement(probe, target, grid, weight, image, k) for k in self._channels(probe)]
@@ -201,7 +202,8 @@ class Occlusion(Explainer):
             return Refinement(Answers(grid, run), lambda scores: (clean - scores.double()).cpu(), weight, self.refine)
 
         def falls(outputs: Tensor) -> Tensor:
-            return (clean - probe.scores(target, outputs, torch.full((len(outputs),), image)).double()).cpu()
+            index = torch.full((len(outputs),), image, device="cpu")
+            return (clean - probe.scores(target, outputs, index).double()).cpu()
 
         return Refinement(self._answers(probe, grid, image, channel), falls, weight, self.refine)
 

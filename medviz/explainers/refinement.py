@@ -30,7 +30,8 @@ class Answers:
     _outputs: list[Tensor] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.rows = torch.full(self.grid.counts, -1, dtype=torch.int32)  # of each place; -1: not asked for
+        # of each place; -1: not asked for
+        self.rows = torch.full(self.grid.counts, -1, dtype=torch.int32, device="cpu")
 
     def ask(self, wanted: Tensor) -> None:
         """Run the windows at the `wanted` places `(*n)` that have not been run."""
@@ -39,7 +40,7 @@ class Answers:
             return
         known = sum(len(output) for output in self._outputs)
         self._outputs.append(self.run(self.grid.windows(new)))
-        self.rows[new] = torch.arange(known, known + len(self._outputs[-1]), dtype=torch.int32)
+        self.rows[new] = torch.arange(known, known + len(self._outputs[-1]), dtype=torch.int32, device="cpu")
 
     @property
     def outputs(self) -> Tensor:
@@ -80,7 +81,7 @@ class Refinement:
         """Return the fall of the score `(*S)`, float64 on the CPU; NaN where there is no window."""
         falls = self.falls(self.answers.outputs)
         values = self._blend(falls, self._places[-1])
-        self._level = torch.full(values.shape, self.levels, dtype=torch.int8)
+        self._level = torch.full(values.shape, self.levels, dtype=torch.int8, device="cpu")
         for level in reversed(range(self.levels)):
             places = self._places[level]
             done = ~self.answers.grid.held(places & ~self.wanted)

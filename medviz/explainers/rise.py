@@ -79,9 +79,10 @@ class _Masked:
         """Return mask `i` `(1, *S)` in [0, 1]: a random grid, enlarged linearly and shifted by less than a cell."""
         shape, cells = self.image.shape[1:], self.config.cells
         source = generator(self.seed * 1_000_003 + i)
-        grid = (torch.rand([cells + 1] * len(shape), generator=source) < self.config.keep).float()
+        drawn = torch.rand([cells + 1] * len(shape), generator=source, dtype=torch.float32, device="cpu")
+        grid = (drawn < self.config.keep).float()
         edges = [-(-extent // cells) for extent in shape]
         mode = "bilinear" if len(shape) == 2 else "trilinear"
         large = F.interpolate(grid[None, None], size=[edge * (cells + 1) for edge in edges], mode=mode)[0]
-        shift = [int(torch.randint(edge, (), generator=source)) for edge in edges]
-        return cut_out(large, torch.tensor([shift]), shape)[0].to(self.image)
+        shift = [int(torch.randint(edge, (), generator=source, device="cpu")) for edge in edges]
+        return cut_out(large, torch.tensor([shift], device="cpu"), shape)[0].to(self.image)

@@ -56,7 +56,7 @@ def noisy(probe: Probe, count: int, spread: float, source: torch.Generator) -> t
     """
     images = wide(probe.inputs)
     # one draw for each field: torch draws a block of several in another order, so the map would depend on `count`
-    fields = [torch.randn(images.shape[1:], generator=source) for _ in range(count)]
+    fields = [torch.randn(images.shape[1:], generator=source, dtype=torch.float32, device="cpu") for _ in range(count)]
     noise = torch.stack(fields)[:, None].to(images)
     rows = images + noise * spread * image_range(images)
     return rows.flatten(0, 1), torch.arange(len(images), device=images.device).repeat(count)

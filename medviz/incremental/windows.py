@@ -213,7 +213,8 @@ class _Maximum:
     def __call__(self, block: Tensor) -> Tensor:
         if block.is_cuda:
             pool: Any = F.max_pool2d if block.ndim == 4 else F.max_pool3d
-            return torch.as_tensor(pool(block, self.kernel, self.stride, 0, self.dilation))
+            pooled: Tensor = pool(block, self.kernel, self.stride, 0, self.dilation)
+            return pooled
         for axis, (k, s, d) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True), start=2):
             last = (block.shape[axis] - (k - 1) * d - 1) // s * s + 1
             shifted = [block.narrow(axis, i * d, last).unfold(axis, 1, s).squeeze(-1) for i in range(k)]

@@ -38,9 +38,9 @@ class Gaussian(Occluder):
 
 def _bell(size: tuple[int, ...], sigma: float) -> Tensor:
     """Return a Gaussian over the window, its integral over each voxel, scaled to [0, 1]."""
-    bell = torch.ones((), dtype=torch.float64)
+    bell = torch.ones((), dtype=torch.float64, device="cpu")
     for extent in size:
-        offset = torch.arange(extent, dtype=torch.float64) - extent // 2
+        offset = torch.arange(extent, dtype=torch.float64, device="cpu") - extent // 2
         scale = 1 / (math.sqrt(2) * sigma * extent)
         profile = 0.5 * ((scale * (offset + 0.5)).erf() - (scale * (offset - 0.5)).erf())
         bell = bell[..., None] * profile

@@ -32,7 +32,8 @@ class Noise(Occluder):
 
     @hookimpl
     def occlude(self, patches: Tensor, image: Tensor, corners: Tensor) -> Tensor:
-        field = torch.randn(image.shape, generator=torch.Generator().manual_seed(self.seed)).to(image.device)
+        source = torch.Generator().manual_seed(self.seed)
+        field = torch.randn(image.shape, generator=source, dtype=torch.float32, device="cpu").to(image.device)
         axes = tuple(range(1, image.ndim))
         values = wide(image)
         noise = values.mean(axes, keepdim=True) + self.scale * values.std(axes, correction=0, keepdim=True) * field

@@ -27,5 +27,5 @@ class Shuffle(Occluder):
     @hookimpl
     def occlude(self, patches: Tensor) -> Tensor:
         flat = patches.flatten(2)
-        order = torch.randperm(flat.shape[2], generator=torch.Generator().manual_seed(self.seed))
+        order = torch.randperm(flat.shape[2], generator=torch.Generator().manual_seed(self.seed), device="cpu")
         return flat[:, :, order.to(patches.device)].reshape(patches.shape)

@@ -100,7 +100,7 @@ def which_image(index: Tensor | None, rows: int, images: int) -> Tensor:
     if index is None:
         if rows != images:
             raise ValueError(f"{rows} rows for {images} images; say with `index` which row belongs to which image.")
-        return torch.arange(rows)
+        return torch.arange(rows, device="cpu")
     if index.shape != (rows,) or index.is_floating_point() or not ((index >= 0) & (index < images)).all():
         raise ValueError(f"`index` must hold, for {rows} rows, the position of an image, 0 to {images - 1}.")
     return index

@@ -77,7 +77,7 @@ def _palette(table: Tensor) -> Tensor:
 def _halving(count: int) -> Tensor:
     """The first `count` terms of van der Corput's sequence in base 2: 0, 1/2, 1/4, 3/4, 1/8, …"""
     bits = max(1, (count - 1).bit_length())
-    return torch.tensor([int(f"{i:0{bits}b}"[::-1], 2) / 2**bits for i in range(count)])
+    return torch.tensor([int(f"{i:0{bits}b}"[::-1], 2) / 2**bits for i in range(count)], device="cpu")
 
 
 def is_integer(array: Any) -> bool:

@@ -29,8 +29,8 @@ def draw_colour_bar(
     axes = add_axes(figure, x, y + (height - length) / 2, _WIDTH, length, label="colour bar")
     axes.set_axis_on()
     low = -1.0 if scene.signed else 0.0
-    scaled = torch.linspace(1, low, 512)[:, None]
-    backdrop = torch.full((1, 512, 1), 0.07)
+    scaled = torch.linspace(1, low, 512, device="cpu")[:, None]
+    backdrop = torch.full((1, 512, 1), 0.07, device="cpu")
     bar = to_uint8(backdrop.expand(3, -1, -1) if contours else scene.wash(backdrop, scaled))
     axes.imshow(bar, extent=(0, 1, low, 1), origin="upper", aspect="auto")
     levels = np.array(sorted({sign * f for f in contours for sign in ((1, -1) if scene.signed else (1,))}))

@@ -72,7 +72,7 @@ class Scene:
 
     def slices(self, axis: int, places: Sequence[int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return backdrop `(1 or 3, T, *size)` and scaled map `(T, *size)` of T slices, linearly resampled."""
-        index = torch.tensor(places)
+        index = torch.tensor(places, device="cpu")
         backdrop = self.backdrop.index_select(axis + 1, index).movedim(axis + 1, 1)
         return _resample(backdrop, size), _resample(self.scaled.index_select(axis, index).movedim(axis, 0), size)
 

@@ -24,7 +24,7 @@ SIZES = {2: (13, 10), 3: (7, 9, 6)}
 def images(ndim: int = 2, channels: int = 2, batch: int = 2, seed: int = 0, size: tuple[int, ...] = ()) -> Tensor:
     """Return images `(batch, channels, *S)` of normal noise around 1, the same for the same seed."""
     shape = (batch, channels, *(size or SIZES[ndim]))
-    return 1 + torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return 1 + torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
 def has(instance: Plugin, name: str) -> bool:
@@ -127,7 +127,7 @@ def attribution(
     size = (16, 20) if ndim == 2 else (8, 10, 12)
     image = images(ndim, 1, batch, seed, size if values is None else tuple(values.shape[2:])).float()
     if values is None:
-        grids = torch.meshgrid(*[torch.linspace(-1, 1, extent) for extent in size], indexing="ij")
+        grids = torch.meshgrid(*[torch.linspace(-1, 1, extent, device="cpu") for extent in size], indexing="ij")
         blob = torch.exp(-torch.stack([(grid - 0.3) ** 2 for grid in grids]).sum(0) / 0.1)
         values = torch.stack([blob * (i + 1) for i in range(batch)])[:, None]
         if signed:

@@ -48,7 +48,7 @@ def example(*suffixes: str) -> Callable[[Example], Example]:
 
 def _ramp(*shape: int) -> torch.Tensor:
     """Return values that are all different, whole numbers from 0."""
-    return torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
+    return torch.arange(torch.Size(shape).numel(), dtype=torch.float32, device="cpu").reshape(shape)
 
 
 @example(".nii", ".nii.gz")
@@ -108,4 +108,4 @@ def _one_grey(path: Path) -> list[Image]:
     from PIL import Image as PilImage
 
     PilImage.fromarray(np.full((5, 4), 51, np.uint8)).save(path)
-    return [Image(torch.full((1, 5, 4), value)) for value in (0.2, 51.0)]
+    return [Image(torch.full((1, 5, 4), value, device="cpu")) for value in (0.2, 51.0)]

@@ -33,10 +33,11 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             inputs = max(1, parameter[0].numel()) if parameter.ndim > 1 else 8
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2 / inputs) ** 0.5)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, device="cpu") * (2 / inputs) ** 0.5)
         for name, buffer in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
-                buffer.copy_(torch.rand(buffer.shape, generator=generator) + (0.5 if name.endswith("var") else 0))
+                drawn = torch.rand(buffer.shape, generator=generator, device="cpu")
+                buffer.copy_(drawn + (0.5 if name.endswith("var") else 0))
     return model.eval()
 
 
@@ -144,7 +145,7 @@ class Regions(nn.Module):
                 parameter.zero_()
                 if name == "pick.weight":
                     parameter[:, -1] = 1
-            self.fc.weight.copy_(torch.eye(classes))
+            self.fc.weight.copy_(torch.eye(classes, device="cpu"))
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ class _Cut(nn.Module):
 
 
 def _box(box: tuple[tuple[int, int], ...], shape: tuple[int, ...]) -> Tensor:
-    inside = torch.zeros(shape)
+    inside = torch.zeros(shape, device="cpu")
     inside[tuple(slice(first, end) for first, end in box)] = 1
     return inside
 

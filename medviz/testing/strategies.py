@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medviz.attribution import Attribution
 from medviz.image import Image
 from medviz.targets import BinaryTarget, CallableTarget, ClassTarget, PredictedTarget, Target
+from medviz.tensors import as_tensor
 from medviz.testing import models as toys
 
 try:
@@ -53,7 +54,7 @@ def images(
     ]
     generator = torch.Generator().manual_seed(draw(_SEEDS))
     scale, offset = draw(st.sampled_from((0.0, 0.1, 1.0, 100.0))), draw(st.sampled_from((0.0, 0.5, -3.0)))
-    return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale + offset).to(dtype)
+    return (torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu") * scale + offset).to(dtype)
 
 
 @st.composite
@@ -84,7 +85,7 @@ def targets(classes: int, batch: int | None = None) -> st.SearchStrategy[Target]
         index.map(lambda i: CallableTarget(lambda out: out[:, i])),
     ]
     if batch is not None:
-        kinds.append(st.lists(index, min_size=batch, max_size=batch).map(lambda i: ClassTarget(torch.tensor(i))))
+        kinds.append(st.lists(index, min_size=batch, max_size=batch).map(lambda i: ClassTarget(as_tensor(i))))
     if classes == 1:
         kinds.append(st.builds(BinaryTarget, st.booleans()))
     return st.one_of(kinds)
@@ -144,7 +145,7 @@ def attributions(draw: st.DrawFn, ndim: int | None = None, signed: bool | None =
     """
     image = draw(images(ndim=ndim, batch=batch))
     both = draw(st.booleans()) if signed is None else signed
-    noise = torch.randn(image[:, :1].shape, generator=torch.Generator().manual_seed(draw(_SEEDS)))
+    noise = torch.randn(image[:, :1].shape, generator=torch.Generator().manual_seed(draw(_SEEDS)), device="cpu")
     values = noise * draw(st.sampled_from((0.0, 1e-3, 1.0, 1e3)))
     affine = draw(st.none() | affines())
     return Attribution(

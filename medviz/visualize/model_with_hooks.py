@@ -17,6 +17,7 @@ from medviz.probe import Probe
 from medviz.probe.layers import module_of
 from medviz.probe.models import unwrap
 from medviz.targets import FixedTarget
+from medviz.tensors import as_tensor
 
 LayerId = str | Callable[[nn.Module], nn.Module]
 
@@ -105,7 +106,7 @@ class ModelWithHooks:
         """Return what the engine is asked to explain: `class_score` where a subclass has its own, else the class."""
         if type(self).class_score is not ModelWithHooks.class_score:
             return ClassScore(self.class_score, class_idx)
-        return torch.as_tensor(class_idx) if isinstance(class_idx, list | tuple) else class_idx
+        return as_tensor(class_idx) if isinstance(class_idx, list | tuple) else class_idx
 
     def explain(
         self, explainer: Explainer, x: Tensor, class_idx: Any, kwargs: Mapping[str, Any], progress: bool = False
@@ -175,7 +176,7 @@ class ClassScore:
 
     def fix(self, output: Tensor) -> FixedTarget:
         """Fix the class."""
-        chosen = output.argmax(1) if self.class_idx is None else torch.as_tensor(self.class_idx)
+        chosen = output.argmax(1) if self.class_idx is None else as_tensor(self.class_idx)
         for_each = bool(chosen.ndim)
 
         def score(out: Tensor, index: Tensor) -> Tensor:

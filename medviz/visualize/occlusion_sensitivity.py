@@ -19,6 +19,7 @@ from medviz.occluders.gaussian import Gaussian
 from medviz.occluders.mean_img import MeanImage
 from medviz.occluders.mean_patch import MeanPatch
 from medviz.probe import Probe
+from medviz.tensors import as_tensor
 from medviz.visualize.model_with_hooks import plain
 from medviz.windows import Crop, Windows, around
 
@@ -108,7 +109,7 @@ class OcclusionSensitivity:
         region = _region(b_box, images.shape[2:])
         method, arguments = self._method(region), ModelArguments(kwargs=kwargs).of(len(images))
         maps, clean = zip(
-            *(self._one(method, images[i : i + 1], arguments.take(torch.tensor([i]))) for i in range(len(images))),
+            *(self._one(method, images[i : i + 1], arguments.take(as_tensor([i]))) for i in range(len(images))),
             strict=True,
         )
         cut = Crop(tuple(slice(first, end) for first, end in region), tuple(images.shape[2:]))
@@ -226,14 +227,12 @@ def _occluder(mode: Any) -> Occluder:
 
 def _by_function(mode: Callable[[Tensor, Tensor], Tensor], patches: Tensor, image: Tensor) -> Tensor:
     whole = image[None].clone()  # the function may work in place
-    hidden = [
-        torch.as_tensor(mode(whole, patch[None].clone())).to(patches).expand(1, *patch.shape) for patch in patches
-    ]
+    hidden = [as_tensor(mode(whole, patch[None].clone())).to(patches).expand(1, *patch.shape) for patch in patches]
     return torch.cat(hidden)
 
 
 def _times_plus(patches: Tensor, mul: Tensor | float, add: Tensor | float) -> Tensor:
-    return patches * torch.as_tensor(mul).to(patches) + torch.as_tensor(add).to(patches)
+    return patches * as_tensor(mul).to(patches) + as_tensor(add).to(patches)
 
 
 def _opened(
@@ -269,4 +268,4 @@ def _region(b_box: Sequence[int] | None, shape: Sequence[int]) -> tuple[tuple[in
 
 
 def _corners(patches: Tensor) -> Tensor:
-    return torch.zeros((len(patches), patches.ndim - 2), dtype=torch.long)
+    return torch.zeros((len(patches), patches.ndim - 2), dtype=torch.long, device="cpu")

@@ -23,7 +23,7 @@ def check_batch(instance: Explainer) -> None:
     model, batch = Classifier(ndim), cases.images(ndim, batch=3)
     batch[1] *= 5  # an explainer that takes a range or a mean over the batch is seen
     for classes in ([0, 0, 0], [2, 0, 1]):
-        together = cases.run(explainer, model, batch, torch.tensor(classes)).values
+        together = cases.run(explainer, model, batch, torch.tensor(classes, device="cpu")).values
         singles = [cases.run(explainer, model, batch[i : i + 1], c).values for i, c in enumerate(classes)]
         for i, single in enumerate(singles):
             _compare(

@@ -27,7 +27,7 @@ class _Case:
 def _case(name: str, image: Tensor, mask: tuple[int, ...]) -> _Case:
     extents = image.shape[1:]
     last = [s - m for s, m in zip(extents, mask, strict=True)]
-    corners = torch.tensor([[0] * len(mask), [n // 2 for n in last], last])
+    corners = torch.tensor([[0] * len(mask), [n // 2 for n in last], last], device="cpu")
     return _Case(name, cut_out(image, corners, mask), image, corners)
 
 

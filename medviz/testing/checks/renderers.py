@@ -62,7 +62,7 @@ def check_frames(instance: Renderer) -> None:
 def check_aspect(instance: Renderer) -> None:
     """A box of 8 × 24 voxels is drawn 1 : 3, and 1 : 1 where the voxels are three times as high as wide."""
     for affine, expected in ((None, 3.0), (np.diag([3.0, 1.0, 1.0, 1.0]), 1.0)):
-        values = torch.zeros(2, 1, 24, 36)
+        values = torch.zeros(2, 1, 24, 36, device="cpu")
         values[:, :, 2, 2] = 1.0  # the peak stays where it is, so that only the box makes a difference
         values[1, :, 8:16, 6:30] = 0.9
         both = cases.attribution(batch=2, values=values, affine=affine)

@@ -41,7 +41,7 @@ class Watched(nn.Module):
         super().__init__()
         self.net = Classifier(ndim)
         self.drop = nn.Dropout(0.5)
-        self.register_buffer("runs", torch.zeros(()))
+        self.register_buffer("runs", torch.zeros((), device="cpu"))
         self.script = Script(at, error)
         self.train()
         self.net.stem[1].eval()
@@ -65,7 +65,7 @@ class Watched(nn.Module):
             "parameters and buffers": [t.clone() for t in self.state_dict().values()],
             "training flags": [m.training for m in self.modules()],
             "requires_grad": [p.requires_grad for p in self.parameters()],
-            "gradients (.grad)": [torch.zeros(0) if p.grad is None else p.grad.clone() for p in self.parameters()],
+            "gradients (.grad)": [p.new_zeros(0) if p.grad is None else p.grad.clone() for p in self.parameters()],
             "attributes": [sorted(vars(m)) for m in self.modules()],
             "hooks": [[len(v) for k, v in vars(m).items() if "hooks" in k] for m in self.modules()],
             "global random states": [torch.get_rng_state(), repr(random.getstate()), numpy[1].tolist()],

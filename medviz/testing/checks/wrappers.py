@@ -49,7 +49,7 @@ class _Zero(Occluder):
     @hookimpl
     def blend_weight(self, mask_size: tuple[int, ...]) -> Tensor:
         _stop(self.broken)
-        return torch.ones(mask_size)
+        return torch.ones(mask_size, device="cpu")
 
 
 @attrs.frozen(eq=False)
@@ -80,7 +80,7 @@ class _Ones(Reader):
     @hookimpl
     def read(self, path: Path) -> Image:
         _stop(self.broken)
-        return Image(torch.ones(1, 2, 3), path=path)
+        return Image(torch.ones(1, 2, 3, device="cpu"), path=path)
 
 
 def _stop(broken: bool) -> None:
@@ -92,7 +92,7 @@ def _calls(wrapper: Wrapper, broken: bool) -> dict[str, Callable[[], Any]]:
     """Return, for each hook that the wrapper goes around, a call through it."""
     around, batch = [wrapper], cases.images(channels=1)
     patches = batch[:, :, :3, :3]
-    corners = torch.zeros(2, 2, dtype=torch.long)
+    corners = torch.zeros(2, 2, dtype=torch.long, device="cpu")
     calls: dict[str, Callable[[], Any]] = {
         "explain": lambda: medviz.explain(Classifier(2, 1), batch, _Gradient(broken), 0, wrappers=around),
         "occlude": lambda: _Zero(broken)(patches, batch[0], corners, wrappers=around),
