@@ -69,6 +69,20 @@ class Undeclared(Right):
     signed = False
 
 
+class NeverNegative(Right):
+    """check_sign: declares two signs."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target).abs()
+
+
+class NoLayer(Right):
+    """check_declarations."""
+
+    needs_layer = True
+
+
 class Single(Right):
     """check_device_and_dtype."""
 
@@ -127,6 +141,29 @@ class Remembers(Right):
         gradient = probe.input_gradient(target)
         object.__setattr__(self, "last", float(probe.inputs.sum()))
         return gradient
+
+
+@attrs.frozen(eq=False)
+class RemembersInASlot(Right):
+    """check_no_state: attrs keeps fields in slots."""
+
+    last: float = attrs.field(default=0.0, init=False)
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        object.__setattr__(self, "last", float(probe.inputs.sum()))
+        return gradient
+
+
+class KeepsTheModel(Right):
+    """check_no_state: from the first call on, and so alive."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        with probe.model() as model:
+            object.__setattr__(self, "model", model)
+        return probe.input_gradient(target)
 
 
 class Obliging(Right):
@@ -266,6 +303,14 @@ class TurnedOver(Right):
         return probe.input_gradient(target).transpose(-1, -2).flip(-1, -2)
 
 
+class TurnedRound(Right):
+    """check_direction."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return -probe.input_gradient(target)
+
+
 class OtherChannel(Right):
     """check_channels."""
 
@@ -305,12 +350,13 @@ EXPLAINERS: dict[str, list[Explainer]] = {
     "check_parameters": [NoDefault(scale=1.0)],
     "check_shape": [FiveMaps(), List()],
     "check_finite": [Scaled()],
-    "check_sign": [Undeclared()],
+    "check_sign": [Undeclared(), NeverNegative()],
+    "check_declarations": [NoLayer()],
     "check_device_and_dtype": [Single()],
     "check_bfloat16": [Numpy()],
     "check_model_untouched": [Vandal(), Swallows()],
     "check_input_untouched": [DoublesTheImage()],
-    "check_no_state": [Remembers()],
+    "check_no_state": [Remembers(), RemembersInASlot(), KeepsTheModel()],
     "check_bad_input": [Obliging()],
     "check_ndim": [FlatOnly()],
     "check_batch": [OverTheBatch()],
@@ -322,6 +368,7 @@ EXPLAINERS: dict[str, list[Explainer]] = {
     "check_callable_target": [ClassesOnly()],
     "check_constant_model": [WithImage()],
     "check_planted_signal": [Mirrored(), Swapped(), TurnedOver()],
+    "check_direction": [TurnedRound()],
     "check_channels": [OtherChannel()],
     "check_randomised_model": [Edges(), Empty()],
 }

@@ -92,23 +92,26 @@ def check_no_state(instance: Explainer) -> None:
     """An explainer holds configuration only: a call leaves nothing on it, so that no map depends on one before."""
     explainer, ndim = cases.ready(instance), cases.axes(instance)
     model, batch = Classifier(ndim), cases.images(ndim)
-    cases.run(explainer, model, batch)
-    before = _content(explainer)
-    cases.run(explainer, model, batch * 2)
-    after = _content(explainer)
-    new = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    tensors = [name for name, value in vars(explainer).items() if isinstance(value, Tensor)]
-    if new or tensors:
+    states = [_content(explainer)]
+    for scale in (1, 2):
+        cases.run(explainer, model, batch * scale)
+        states.append(_content(explainer))
+    names = set().union(*states)
+    new = sorted(name for name in names if len({state.get(name) for state in states}) > 1)
+    if new:
         fail(
             f"{name_of(instance)} was called",
             "an instance that holds its parameters and nothing else",
-            f"something kept in {', '.join(new + tensors)}",
+            f"something kept in {', '.join(new)}",
             "Keep what belongs to a call in local variables, or in `probe.remember`.",
         )
 
 
 def _content(explainer: Explainer) -> dict[str, str]:
-    return {name: repr(value) for name, value in vars(explainer).items() if name != "_medviz_manager"}
+    """What an instance holds, in its `__dict__` and in slots, which attrs makes of fields."""
+    slots = {slot for cls in type(explainer).__mro__ for slot in getattr(cls, "__slots__", ())}
+    held = {**vars(explainer), **{slot: getattr(explainer, slot) for slot in slots if hasattr(explainer, slot)}}
+    return {name: repr(value) for name, value in held.items() if name not in ("_medviz_manager", "__weakref__")}
 
 
 def check_bad_input(instance: Explainer) -> None:

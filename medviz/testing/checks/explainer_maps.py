@@ -53,7 +53,7 @@ def check_finite(instance: Explainer) -> None:
 
 
 def check_sign(instance: Explainer) -> None:
-    """The declared range holds: without `signed` no value is negative, for any class and any network."""
+    """The declared range holds: without `signed` no value is negative, whatever is explained; with it some are."""
     explainer, ndim = cases.ready(instance), cases.axes(instance)
     if not isinstance(instance.signed, bool):
         fail(
@@ -62,18 +62,36 @@ def check_sign(instance: Explainer) -> None:
             repr(instance.signed),
             "Declare `signed: ClassVar[bool] = True` where negative values speak against the target.",
         )
-    if explainer.signed:
-        return
+    negative = False
     for seed in range(2):
         for target in range(3):
             values = cases.run(explainer, Classifier(ndim, seed=seed), cases.images(ndim, seed=seed), target).values
-            if (values < 0).any():
+            negative = negative or bool((values < 0).any())
+            if negative and not explainer.signed:
                 fail(
                     f"{name_of(instance)}, which does not declare `signed`, explained class {target}",
                     "values ≥ 0",
                     "negative values",
                     "Declare `signed: ClassVar[bool] = True`, or cut off what is negative.",
                 )
+    if explainer.signed and not negative:
+        fail(
+            f"{name_of(instance)}, which declares `signed`, explained three classes of two networks",
+            "negative values too, which speak against a class",
+            "none",
+            "Remove the declaration: it gives pictures the colours of two signs.",
+        )
+
+
+def check_declarations(instance: Explainer) -> None:
+    """A method that declares `needs_layer` has a parameter `layer`, whose layers the pass is made for."""
+    if instance.needs_layer and not hasattr(instance, "layer"):
+        fail(
+            f"{name_of(instance)}, which declares `needs_layer`, was asked for its `layer`",
+            "a name, several, or None for the automatic choice",
+            "no such parameter",
+            "Subclass `LayerExplainer`, add a field `layer`, or remove the declaration.",
+        )
 
 
 def check_device_and_dtype(instance: Explainer) -> None:

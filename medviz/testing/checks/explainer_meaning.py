@@ -88,6 +88,22 @@ def check_planted_signal(instance: Explainer) -> None:
                 )
 
 
+def check_direction(instance: Explainer) -> None:
+    """Positive values speak for the target: a network whose score grows with one corner gets positive mass there."""
+    skip_unless(instance.signed and instance.uses_target, "it has no sign, or none of a target.")
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    for model, batch in _corners(ndim):
+        values = cases.run(explainer, model, batch).values
+        total = float((values * model.inside(0, tuple(batch.shape[2:]))).sum())
+        if total <= 0:
+            fail(
+                f"{name_of(instance)} explained a network whose score is the mean of one corner of a positive image",
+                "positive values there, for what is seen speaks for the target",
+                f"values whose sum is {total:.2g}",
+                "Turn the sign round: negative values speak against the target.",
+            )
+
+
 def check_channels(instance: Explainer) -> None:
     """A map for each channel puts the mass into the one channel that the network reads."""
     explainer, ndim = cases.ready(instance), cases.axes(instance)
