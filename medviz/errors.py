@@ -12,5 +12,9 @@ class PluginError(ValueError):
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x' or 'y'?"`` for the near misses of `name` among `known`, or ``"."`` without any."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    lower: dict[str, str] = {}
+    for one in known:
+        if one and one != name:
+            lower.setdefault(one.lower(), one)
+    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else "."

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import re
 import sys
 from collections.abc import Iterable
+from importlib.metadata import Distribution, EntryPoint
+from pathlib import Path
 from typing import Any
 
 import attrs
+
+_log = logging.getLogger("medviz")
 
 
 @attrs.frozen
@@ -27,7 +32,7 @@ class _Read:
     """What one look at the metadata has found, and by what it is known to be out of date."""
 
     lines: tuple[Line, ...]
-    offering: tuple[importlib.metadata.Distribution, ...]
+    offering: tuple[Distribution, ...]
     places: tuple[Any, ...]
     texts: tuple[str | None, ...]
 
@@ -53,14 +58,47 @@ def normalise(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
+def groups() -> set[str]:
+    """Return the names of all groups that any installed package lists entry points in."""
+    return {point.group for point, _ in _points()}
+
+
 def _read(group: str, places: tuple[Any, ...]) -> _Read:
-    points = [(p, p.dist) for p in importlib.metadata.entry_points(group=group) if p.dist is not None]
+    points = [(point, package) for point, package in _points(group=group)]
     offering = {id(package): package for _, package in points}
     # each look at `name` or `version` parses the package's metadata anew
-    known = {key: (normalise(package.name), package.version) for key, package in offering.items()}
+    known = {key: _name_and_version(package) for key, package in offering.items()}
     found = tuple(Line(point.name, *known[id(package)], point.value) for point, package in points)
     packages = tuple(offering.values())
     return _Read(found, packages, places, _texts(packages))
+
+
+def _points(**wanted: str) -> list[tuple[EntryPoint, Distribution]]:
+    """Return entry points with their packages. A package whose list is damaged is left out, and the log names it."""
+    read: Any = importlib.metadata.entry_points
+    try:
+        return [(point, point.dist) for point in read(**wanted) if point.dist is not None]
+    except Exception:  # whatever the parsers of one damaged package raise
+        found: list[tuple[EntryPoint, Distribution]] = []
+        for package in importlib.metadata.distributions():
+            try:
+                listed: Any = package.entry_points
+                found += [(point, package) for point in listed.select(**wanted)]
+            except Exception as err:
+                _log.warning("%s cannot be read, and is left out: %s: %s", _place(package), type(err).__name__, err)
+        return found
+
+
+def _name_and_version(package: Distribution) -> tuple[str, str]:
+    """Return what a package calls itself; where its metadata are damaged, the name of the folder that they lie in."""
+    try:
+        return normalise(package.name), str(package.version or "unknown")
+    except Exception:  # KeyError, TypeError, UnicodeDecodeError … by the kind of damage
+        return Path(_place(package)).name, "unknown"
+
+
+def _place(package: Distribution) -> str:
+    return str(getattr(package, "_path", package))
 
 
 def _places() -> tuple[Any, ...]:
@@ -76,6 +114,6 @@ def _changed(place: str) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _texts(packages: Iterable[importlib.metadata.Distribution]) -> tuple[str | None, ...]:
+def _texts(packages: Iterable[Distribution]) -> tuple[str | None, ...]:
     """Return the packages' own lists of entry points, as they are now."""
     return tuple(package.read_text("entry_points.txt") for package in packages)

@@ -202,7 +202,10 @@ def describe(plugin: Plugin, nested: bool = False) -> str:
 
 
 def check(kind: str | None = None) -> Iterator[tuple[Entry, PluginError | None]]:
-    """Load each installed plugin; yield it with what is wrong with it, or None."""
+    """Load each installed plugin; yield it with what is wrong with it, or None.
+
+    With no `kind`, also what is listed under a group that is none of medviz's, which nobody would ever find.
+    """
     for entry in entries(kind):
         try:
             find(entry.kind, entry.full_name)
@@ -211,6 +214,18 @@ def check(kind: str | None = None) -> Iterator[tuple[Entry, PluginError | None]]
             yield entry, err
         else:
             yield entry, None
+    strangers = (name.removeprefix("medviz.") for name in metadata.groups() if name.startswith("medviz."))
+    for stranger in sorted(strangers) if kind is None else ():
+        if stranger not in KINDS:
+            for line in metadata.lines(f"medviz.{stranger}"):
+                yield Entry(stranger, line.name, line.package, line.version, line.value), _no_kind(line, stranger)
+
+
+def _no_kind(line: metadata.Line, kind: str) -> PluginError:
+    return PluginError(
+        f"{line.package} {line.version} lists {line.name!r} under 'medviz.{kind}', which is no group of medviz's"
+        f"{suggest(kind, KINDS)} The groups are {', '.join(f'medviz.{name}' for name in KINDS)}."
+    )
 
 
 def field(*, kind: str, default: Any, kw_only: bool = False, wrap: Callable[[Any], Any] | None = None) -> Any:

@@ -85,3 +85,41 @@ def test_nothing_is_read_again_where_nothing_has_changed(place: Path, monkeypatc
 def test_places_that_do_not_exist_do_no_harm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(tmp_path / "nowhere"))
     assert "gradcam" in registry.names("explainers")
+
+
+def break_it(place: Path, how: str) -> None:
+    """A package that is half there, as after an interrupted removal."""
+    folder = add(place, "half-there", "lost")
+    if how == "no metadata":
+        (folder / "METADATA").unlink()
+    elif how == "no name":
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\n")
+    elif how == "no text":
+        (folder / "METADATA").write_bytes(b"Name: \xff\xfe\n")
+    else:
+        (folder / "entry_points.txt").write_text("[other.group]\nno equals sign\n")
+
+
+@pytest.mark.parametrize("how", ["no metadata", "no name", "no text", "no pair"])
+def test_one_damaged_package_costs_the_others_nothing(place: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    break_it(place, how)
+    add(place, "whole", "found")
+    with caplog.at_level("WARNING"):
+        assert offered("whole") == [("found", "1.0")]
+    assert "gradcam" in registry.names("explainers")
+    assert isinstance(medviz.get_explainer("medviz-xai/gradcam"), medviz.Explainer)
+    broken = {entry.name: entry.package for entry, error in registry.check("readers") if error}
+    if how == "no pair":
+        assert "half_there-1.0.dist-info cannot be read, and is left out" in caplog.text
+    else:
+        assert broken["lost"] == "half_there-1.0.dist-info"
+
+
+def test_a_group_that_nobody_looks_into_is_said(place: Path) -> None:
+    folder = add(place, "made-up")
+    (folder / "entry_points.txt").write_text("[medviz.explainer]\nmine = made_up:Mine\n")
+    messages = [str(error) for entry, error in registry.check() if entry.name == "mine"]
+    assert len(messages) == 1
+    assert (
+        "lists 'mine' under 'medviz.explainer', which is no group of medviz's; did you mean 'explainers'" in messages[0]
+    )
