@@ -31,6 +31,7 @@ _PUBLIC = {
         "prefer",
     ),
     "medviz.relay": ("read",),
+    "medviz.renderers.map_renderer": ("MapRenderer",),
     "medviz.rendering": ("Rendering",),
     "medviz.segmentation": ("SegmentationTarget",),
     "medviz.targets": (
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from medviz.registry import names as names
     from medviz.registry import prefer as prefer
     from medviz.relay import read as read
+    from medviz.renderers.map_renderer import MapRenderer as MapRenderer
     from medviz.rendering import Rendering as Rendering
     from medviz.segmentation import SegmentationTarget as SegmentationTarget
     from medviz.targets import BinaryTarget as BinaryTarget
@@ -94,4 +96,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOME]
+    return sorted({*globals(), *_HOME})

@@ -16,6 +16,7 @@ from medviz.hookspecs import KINDS, Explainer, Occluder, Plugin, Reader, Rendere
 from medviz.metadata import normalise
 
 _ENTRY = "_medviz_entry"
+_RESERVED = frozenset("/:()[]{},='\" ")
 _preferred: tuple[str, ...] | None = None
 
 
@@ -208,6 +209,10 @@ def check(kind: str | None = None) -> Iterator[tuple[Entry, PluginError | None]]
     """
     for entry in entries(kind):
         try:
+            if odd := sorted(_RESERVED.intersection(entry.name)):
+                raise PluginError(
+                    f"{entry.full_name!r} cannot be asked for: {' '.join(odd)} has another meaning in plugin strings."
+                )
             find(entry.kind, entry.full_name)
             entry.load()
         except PluginError as err:

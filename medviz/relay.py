@@ -161,8 +161,11 @@ def read(path: str | Path, reader: str | Reader | None = None, *, wrappers: Wrap
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
         PluginError: no reader, or more than one, has that suffix.
     """
+    if Path(path).expanduser().is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder; name one file in it.")
     return read_with(registry.resolve("readers", reader) if reader else _reader_for(Path(path)), path, wrappers)
 
 

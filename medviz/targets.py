@@ -257,5 +257,5 @@ def _need_logits(output: Tensor, what: str) -> None:
     if output.ndim > 2:
         raise ValueError(
             f"{what} has no meaning for a segmentation output {tuple(output.shape)}; say which channel, and where: "
-            "medviz.SegmentationTarget(channel, mask=None)."
+            "medviz.SegmentationTarget(channel, mask=None), in a shell --target segmentation:CHANNEL."
         )

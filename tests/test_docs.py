@@ -110,8 +110,9 @@ RUN_BY_OTHER_TESTS = ("plugins.md", "coming-from.md")
     [p for p in PAGES if p.name not in RUN_BY_OTHER_TESTS and BLOCK.search(p.read_text("utf-8"))],
     ids=lambda p: p.name,
 )
-def test_every_block_runs(page: Path, namespace: dict[str, Any]) -> None:
+def test_every_block_runs(page: Path, namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert list(run(page, namespace))
+    assert "nan" not in capsys.readouterr().out.split()
 
 
 def test_both_calls_give_the_same_map(namespace: dict[str, Any]) -> None:

@@ -123,3 +123,9 @@ def test_a_group_that_nobody_looks_into_is_said(place: Path) -> None:
     assert (
         "lists 'mine' under 'medviz.explainer', which is no group of medviz's; did you mean 'explainers'" in messages[0]
     )
+
+
+def test_a_name_that_plugin_strings_cannot_hold_is_said(place: Path) -> None:
+    add(place, "made-up", "a/b")
+    (error,) = [error for entry, error in registry.check("readers") if entry.name == "a/b"]
+    assert "'made-up/a/b' cannot be asked for: / has another meaning in plugin strings" in str(error)

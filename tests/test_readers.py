@@ -489,3 +489,8 @@ def test_a_missing_file_and_an_unknown_suffix(tmp_path):
     (tmp_path / "a.xyz").write_text("")
     with pytest.raises(PluginError, match="no reader takes"):
         relay.read(tmp_path / "a.xyz")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder; name one file in it"):
+        relay.read(tmp_path)

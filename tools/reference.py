@@ -9,7 +9,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import attrs
 import click
 
 import medviz
@@ -30,6 +32,7 @@ GROUPS = {
         "LayerExplainer",
         "FileSink",
         "PictureSink",
+        "MapRenderer",
         "atomic",
         "PluginError",
     ),
@@ -103,12 +106,23 @@ def plugins() -> str:
         "Each entry point of `medviz-xai`: the name that is written in Python and in a shell, and the class behind it. "
         "[What is built in](../builtins.md) is the short list, the [gallery](../gallery.md) shows what they draw.",
     ]
+    unnamed: dict[str, None] = {}
     for kind in KINDS:
         own = [each for each in registry.entries(kind) if each.package == "medviz-xai"]
         if own:
             lines.append(f"## {kind.capitalize()}")
             lines += [built_in(each) for each in own]
+            unnamed |= dict.fromkeys(path for each in own for path in bases(each) if path not in public().values())
+    lines += ["## Parameters that several share", *(entry(path, path.rpartition(".")[2]) for path in unnamed)]
     return page(lines)
+
+
+def bases(plugin: registry.Entry) -> list[str]:
+    """Return the full paths of the classes that a plugin has parameters from, beside its own."""
+    cls: Any = plugin.load()
+    fields = [field.name for field in attrs.fields(cls)] if attrs.has(cls) else []
+    homes = [next(home for home in cls.__mro__ if name in vars(home).get("__annotations__", {})) for name in fields]
+    return list(dict.fromkeys(f"{home.__module__}.{home.__qualname__}" for home in homes if home is not cls))
 
 
 def built_in(plugin: registry.Entry) -> str:
@@ -118,7 +132,9 @@ def built_in(plugin: registry.Entry) -> str:
     call = f"medviz.get_{plugin.kind[:-1]}({', '.join([repr(plugin.name), *given])})".replace("'", '"')
     path = plugin.value.replace(":", ".")
     options = "      show_root_heading: false\n      show_root_toc_entry: false\n      heading_level: 4"
-    return f"### {plugin.name}\n\n```text\n{call}\n```\n\n::: {path}\n    options:\n{options}"
+    shared = "".join(f" [{base.rpartition('.')[2]}][{base}]" for base in bases(plugin))
+    shared = f"\n\nIt also has the parameters of{shared.replace('] [', '] and [')}." if shared else ""
+    return f"### {plugin.name}\n\n```text\n{call}\n```\n\n::: {path}\n    options:\n{options}{shared}"
 
 
 def commands() -> str:

@@ -63,7 +63,8 @@ def load_model(text: str, arguments: Iterable[str], weights: Path | None, device
     elif callable(factory) and not isinstance(factory, nn.Module):
         model = factory(**keywords)
     else:
-        raise TypeError(f"`--model` {text!r} is a {type(factory).__name__} that takes no --model-arg; name a factory.")
+        extra = " that takes no --model-arg" if isinstance(factory, nn.Module) else ""
+        raise TypeError(f"`--model` {text!r} is a {type(factory).__name__}{extra}; name a function that makes a model.")
     if not isinstance(model, nn.Module):
         raise TypeError(f"`--model` {text!r} returned a {type(model).__name__}; expected a torch.nn.Module.")
     if weights is not None:
