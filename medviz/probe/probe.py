@@ -260,7 +260,10 @@ class Probe:
 
     @contextlib.contextmanager
     def model(self) -> Iterator[nn.Module]:
-        """Hand out the model itself, for methods of other libraries; whatever they do to it is undone afterwards."""
+        """Hand out the model itself, for methods of other libraries; what they do to it is undone afterwards.
+
+        But for the values of parameters, a copy of which would take as much memory as the model.
+        """
         with untouched(models.modules(self._runner.model)), torch.enable_grad():
             yield self._runner.model
 
