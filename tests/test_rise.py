@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from networks import DEVICES, Classifier, UNet, check_close, explain, images
 from torch import Tensor, nn
 
 import medviz
+from medviz.explainers import sampling
 from medviz.explainers.rise import RISE, _Masked
 
 
@@ -95,8 +97,9 @@ def test_a_batch_equals_single_images_and_no_batch_size_matters(device: str) -> 
         check_close(explain("rise", model, image[i : i + 1], c, **few).values, together[i : i + 1], tolerance)
 
 
-def test_without_a_seed_one_call_makes_each_mask_once() -> None:
+def test_without_a_seed_one_call_makes_each_mask_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Called without the pipeline, which would give it a seed: the masks of the passes are those of the sum."""
+    monkeypatch.setattr(sampling.secrets, "randbits", random.Random(0).getrandbits)  # another number in each call
     image = torch.ones(2, 1, 12, 12)
     with medviz.Probe(Corner(2), image) as probe:
         values = RISE(n_masks=400, cells=4).explain(probe, probe.fix(0))
