@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import attrs
@@ -107,12 +106,10 @@ class Probe:
             self._open = _Open(stack.pop_all(), found, inputs, clean, batches, perturbed)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: Any) -> None:
         if self._open is not None:
             stack, self._open = self._open.stack, None
-            stack.__exit__(kind, error, trace)
+            stack.__exit__(*exception)
 
     @property
     def _clean(self) -> CleanPass:
@@ -260,10 +257,7 @@ class Probe:
 
     @contextlib.contextmanager
     def model(self) -> Iterator[nn.Module]:
-        """Hand out the model itself, for methods of other libraries; what they do to it is undone afterwards.
-
-        But for the values of parameters, a copy of which would take as much memory as the model.
-        """
+        """Hand out the model itself, for methods of other libraries; all but the parameters' values is put back."""
         with untouched(models.modules(self._runner.model)), torch.enable_grad():
             yield self._runner.model
 
