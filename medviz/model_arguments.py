@@ -72,7 +72,7 @@ class ModelArguments:
                 raise ValueError(
                     f"the model argument {name!r} has as many rows as there are images, {self.images}, and perturbed "
                     "copies of them would get the wrong ones; mark it: medviz.per_image(…). If it is the same for all "
-                    "images, explain them one by one."
+                    f"images, say so by another `batch_size` than {self.images}."
                 )
             return value.detach().to(device, copy=True)
 
@@ -100,4 +100,6 @@ def _mapped(one: Callable[[Any], Any], value: Any) -> Any:
         return {key: _mapped(one, item) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(_mapped(one, item) for item in value)
-    return type(value)(*(_mapped(one, item) for item in value)) if hasattr(value, "_fields") else one(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_mapped(one, item) for item in value))
+    return one(value)

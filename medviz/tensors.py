@@ -16,6 +16,8 @@ def as_tensor(value: Any) -> Tensor:
     """
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+        return torch.as_tensor(value, device="cpu")
     array = np.asarray(value)
     if array.ndim and (min(array.strides) < 0 or not array.dtype.isnative or not array.flags.writeable):
         array = array.astype(array.dtype.newbyteorder("="), order="C")

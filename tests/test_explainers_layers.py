@@ -359,6 +359,29 @@ def test_channels_first_beside_channels_last(layer: str) -> None:
     assert medviz.explain(Last(), torch.rand(2, 1, 16, 20), f"gradcam:layer={layer}").raw.shape[2:] == (4, 5)
 
 
+def test_a_norm_over_channels_inside_of_a_layer_does_not_put_them_last() -> None:
+    class Moved(nn.Module):
+        def __init__(self, *axes: int) -> None:
+            super().__init__()
+            self.axes = axes
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.permute(self.axes)
+
+    class Down(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            norm = (Moved(0, 2, 3, 1), nn.LayerNorm(8), Moved(0, 3, 1, 2))
+            self.conv, self.down = nn.Conv2d(1, 8, 1), nn.Sequential(*norm, nn.Conv2d(8, 16, 2, 2))
+            self.filters, self.fc = nn.Parameter(torch.rand(4, 16, 1, 1)), nn.Linear(4, 2)
+            self.own = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.own(F.conv2d(self.down(self.conv(x)), self.filters)).mean((2, 3)))
+
+    assert medviz.explain(Down(), torch.rand(1, 1, 16, 16), "gradcam:layer=down").raw.shape[2:] == (8, 8)
+
+
 def test_the_automatic_choice_refuses_channels_last() -> None:
     model, image = Last(), torch.rand(2, 1, 16, 16)
     with pytest.raises(ValueError, match='reshape="channels_last"'):

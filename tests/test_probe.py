@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -729,8 +730,13 @@ class Routes(Net):
         return self.head((x * 2).flatten(2).mean(2) + skip.flatten(2).mean(2).square())
 
 
-@pytest.mark.parametrize("route", ["an object", "a tuple on self", "a view"])
-@pytest.mark.parametrize("layer", ["layer", None])
+@pytest.mark.parametrize(
+    ("route", "layer"),
+    [
+        *(("an object", "layer"), ("an object", None), ("a tuple on self", "layer"), ("a tuple on self", None)),
+        ("a view", "layer"),
+    ],
+)
 def test_a_layers_output_is_followed_on_every_route(route: str, layer: str | None) -> None:
     model, image = Routes(route).eval(), torch.rand(2, 1, 8, 8)
     with medviz.Probe(model, image, layers=[layer]) as probe:
@@ -765,6 +771,142 @@ def test_what_a_layer_was_given_is_not_its_output(passes_on: nn.Module) -> None:
     voxels = activation[0, 0].numel()
     torch.testing.assert_close(result.flatten(2)[0, :, 0], 3 * model.head.weight[1].detach() / voxels)
     torch.testing.assert_close(zeros, expected)
+
+
+def test_parts_of_an_output_that_cannot_be_followed_are_said() -> None:
+    class Halves(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.halves = self.layer
+            self.halves.register_forward_hook(lambda module, args, output: (output, *output.chunk(2, 1)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            whole, first, _ = self.halves(self.stem(x))
+            return self.head((whole * 2).flatten(2).mean(2) + first.mean())
+
+    with pytest.raises(ValueError, match="parts of its output that cannot be followed"):
+        gradcam(Halves().eval(), "halves")
+    assert gradcam(Halves().eval(), "stem").values.shape == (2, 1, 8, 8)
+
+
+class Encoder(Net):
+    """Returns features of two levels, as many encoders do; the finer ones lead to the coarser inside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Module()
+        self.layer.fine, self.layer.coarse = nn.Conv2d(4, 5, 3), nn.Conv2d(5, 5, 3)
+        self.layer.forward = self.levels  # type: ignore[method-assign]
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        fine = self.layer.fine(x)
+        return [fine, self.layer.coarse(fine.relu())]
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine, coarse = self.layer(self.stem(x))
+        return self.head(fine.flatten(2).mean(2) + coarse.flatten(2).mean(2).square())
+
+
+@pytest.mark.parametrize("layers", [["layer.fine", "layer"], ["layer", "layer.fine"], ["layer", None]])
+def test_a_layers_gradient_does_not_depend_on_what_else_is_asked_for(layers: list[str | None]) -> None:
+    model, image = Encoder().eval(), torch.rand(2, 1, 10, 10)
+    with medviz.Probe(model, image, layers=["layer"]) as probe:
+        alone = probe.gradient("layer", 1)
+    with medviz.Probe(model, image, layers=layers) as probe:
+        torch.testing.assert_close(probe.gradient("layer", 1), alone)
+
+
+class Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.attention = nn.Conv2d(4, 5, 3), nn.Conv2d(5, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)
+        half = features.chunk(2, 1)[0].mean() * 0
+        return features * self.attention(features).sigmoid() + half
+
+
+@pytest.mark.parametrize("layers", [["layer.attention", "layer"], ["layer.features", "layer.attention", "layer"]])
+def test_what_was_saved_for_the_backward_pass_stays_good(layers: list[str]) -> None:
+    model, image = Net().eval(), torch.rand(2, 1, 8, 8)
+    model.layer = Gate()  # type: ignore[assignment]
+    with medviz.Probe(model, image, layers=layers) as probe:
+        together = {name: probe.gradient(name, 1) for name in layers}
+    for name in layers:
+        with medviz.Probe(model, image, layers=[name]) as probe:
+            torch.testing.assert_close(together[name], probe.gradient(name, 1))
+
+
+class Gives(nn.Module):
+    """Returns a tensor that was there before."""
+
+    def __init__(self, made: Tensor) -> None:
+        super().__init__()
+        self.made = [made]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.made[0]
+
+
+@pytest.mark.parametrize("layer", ["gives", None])
+@pytest.mark.parametrize("kind", ["cached", "optimised", "a buffer", "a parameter's data"])
+def test_a_tensor_that_was_there_before_is_left_as_it_was(kind: str, layer: str | None) -> None:
+    class Prompted(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gives = Gives(torch.rand(1, 1, 8, 8, requires_grad=kind == "optimised"))
+            if kind == "a buffer":
+                self.gives.register_buffer("kept", self.gives.made[0])
+            if kind == "a parameter's data":
+                self.gives.own = nn.Parameter(torch.rand(1, 1, 8, 8))
+                self.gives.made = [self.gives.own.data]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x * self.gives(x).exp() + self.gives.made[0])
+
+    model, image = Prompted(), torch.rand(1, 1, 8, 8)
+    given = model.gives.made[0]
+    before, wanted = given.detach().clone(), given.requires_grad
+    loss = model(image).sum()
+    with medviz.Probe(model, image, layers=[layer]) as probe:
+        name = probe.layer_name(layer)
+        probe.gradient(name, 1)
+        probe.forward(image, replace={name: torch.zeros_like(probe.activation(name))})
+    loss.backward()
+    assert model.gives.made[0] is given
+    assert (given.requires_grad, given.grad_fn) == (wanted, None)
+    assert torch.equal(given, before)
+
+
+def test_what_is_replaced_reaches_the_output_of_the_last_layer() -> None:
+    model, image = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 1)), torch.rand(2, 1, 6, 6)
+    wanted = torch.rand(2, 3, 4, 4)
+    with medviz.Probe(model, image, layers=["1"]) as probe:
+        assert torch.equal(probe.forward(image, replace={"1": wanted}), wanted)
+        assert torch.equal(probe.forward(image), model(image))
+
+
+def test_a_target_may_run_the_model() -> None:
+    model, image = Net(), torch.rand(2, 1, 8, 8)
+
+    def score(output: Tensor) -> Tensor:
+        with torch.no_grad():
+            model(image)
+        return output[:, 1]
+
+    expected = medviz.explain(model, image, "gradcam:layer=layer", 1).values
+    assert torch.equal(medviz.explain(model, image, "gradcam:layer=layer", score).values, expected)
+
+
+def test_a_layer_in_a_thread_of_the_models_own_is_said() -> None:
+    class Threaded(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            with ThreadPoolExecutor(1) as pool:
+                return self.head(pool.submit(self.layer, self.stem(x)).result().flatten(2).mean(2))
+
+    with pytest.raises(ValueError, match="threads of the model's own are not seen"):
+        gradcam(Threaded(), "layer")
 
 
 def test_a_model_that_keeps_what_it_returned_for_later_keeps_no_graph() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from networks import LAYERED
 from torch import Tensor, nn
 
 import medviz
+from medviz.probe import guard
 from medviz.probe.guard import interrupts_deferred, untouched
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -289,6 +291,46 @@ def test_two_threads_explain_one_model_one_after_the_other(busy: Busy, image: Te
         assert not busy.training
     other.join()
     assert snapshot(busy, image) == before
+
+
+def test_an_open_probe_can_be_used_by_other_threads(busy: Busy, image: Tensor) -> None:
+    before, done = snapshot(busy, image), []
+
+    def work(probe: medviz.Probe) -> None:
+        with probe.model():
+            done.append(probe.input_gradient(0))
+
+    probe = medviz.Probe(busy, image.detach())
+    with probe:
+        other = threading.Thread(target=work, args=(probe,))
+        other.start()
+        other.join(60)
+        assert torch.equal(done[0], probe.input_gradient(0))
+    assert snapshot(busy, image) == before
+
+
+def test_a_probe_may_be_left_in_another_thread(busy: Busy, image: Tensor) -> None:
+    before = snapshot(busy, image)
+    probe = medviz.Probe(busy, image.detach())
+    explained = functools.partial(medviz.explain, busy, image.detach(), "vanillagrad", 0)
+    for work in (probe.__enter__, functools.partial(probe.__exit__, None, None, None), explained):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+    assert snapshot(busy, image) == before
+
+
+def test_who_waits_says_so(
+    busy: Busy, image: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(guard, "_PATIENCE", 0.05)
+    other = threading.Thread(target=medviz.explain, args=(busy, image, "vanillagrad", 0))
+    with medviz.Probe(busy, image):
+        other.start()
+        other.join(0.3)
+    other.join()
+    assert "still waiting for another thread" in caplog.text
 
 
 class UsedElsewhere(nn.Module):

@@ -114,7 +114,8 @@ class LayerExplainer(Explainer):
             features = _tokens_to_grid(features, tuple(int(n) for n in sizes), layer)
         elif features.ndim == len(image) and probe.remember((layer, "axes"), lambda: probe.is_channels_last(layer)):
             raise ValueError(
-                f"`layer` {layer!r} returns {tuple(features.shape)}, channels last; give reshape='channels_last'."
+                f"`layer` {layer!r} returns {tuple(features.shape)}, channels last; give reshape='channels_last' (or, "
+                "where they do come first, a function that returns them as they are)."
             )
         if features.ndim != len(image) or len(features) != image[0] or math.prod(features.shape[2:]) <= 1:
             raise ValueError(

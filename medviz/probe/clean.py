@@ -136,11 +136,12 @@ class CleanPass:
         """One backward pass from the score to every kept layer."""
         output, cut = self._result()
         edges = list(cut.edges.values())
-        with torch.enable_grad(), cut.hooks_again():
+        with torch.enable_grad():
             scores = target.score(wide(output), self._index)
             half = self._runner.is_half(output, *cut.tensors.values())
             try:
-                found = gradients(scores, edges, half) if scores.requires_grad else [None] * len(edges)
+                with cut.hooks_again(everywhere=output.is_cuda):
+                    found = gradients(scores, edges, half) if scores.requires_grad else [None] * len(edges)
             except CheckpointError:
                 if self._named:
                     raise

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from medviz.probe.copies import copy_on_write
 from medviz.probe.layers import Hook, hand_on, hooked
 from medviz.probe.outputs import first_tensor
-from medviz.probe.starts import Starts, is_its_own
+from medviz.probe.starts import Starts, is_its_own, memory_of
 
 
 class Cut:
@@ -40,9 +41,13 @@ class Cut:
         """Watch during the block: the forward pass."""
         return hooked([(module, self._hook(name)) for name, module in self.layers.items()])
 
-    def hooks_again(self) -> contextlib.AbstractContextManager[None]:
-        """Cut as before during the block, a backward pass: a checkpoint runs its part of the model once more."""
-        return hooked([(module, self._hook(name, again=True)) for name, module in self.layers.items()], everywhere=True)
+    def hooks_again(self, everywhere: bool) -> contextlib.AbstractContextManager[None]:
+        """Cut as before during the block, a backward pass: a checkpoint runs its part of the model once more.
+
+        Args:
+            everywhere: in whatever thread: a backward pass on a GPU runs in threads of its own.
+        """
+        return hooked([(module, self._hook(name, again=True)) for name, module in self.layers.items()], everywhere)
 
     def _hook(self, name: str, again: bool = False) -> Hook:
         def keep(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
@@ -56,8 +61,8 @@ class Cut:
                 )
             own = is_its_own(tensor, module, given)
             start = tensor if own else copy_on_write(tensor.as_subclass(Tensor))
-            if self.starts and not start.requires_grad:
-                start = self.starts.begin(start)
+            if self.starts and (own or not start.requires_grad):
+                start = self.starts.begin(start, [output, vars(module)])
             if not again:
                 self.add(name, module, start, self.calls[name] + 1)
             return None if own else hand_on(output, tensor, start, module.modules())
@@ -75,11 +80,16 @@ class Cut:
         """Raise a `ValueError` where a layer was never called."""
         for name in self.layers:
             if not self.calls[name]:
-                raise ValueError(f"`layer` {name!r} was not called in the forward pass of this image; name another.")
+                raise ValueError(
+                    f"`layer` {name!r} was not called in the forward pass of this image; name another. (Calls in "
+                    "threads of the model's own are not seen.)"
+                )
 
 
 class Replace:
     """Make layers return given tensors, in the last of their calls.
+
+    They are written into what a layer returns, so that whoever holds it sees them; what stood there comes back.
 
     Args:
         layers: the modules, by name.
@@ -92,10 +102,22 @@ class Replace:
     ) -> None:
         self.layers, self.tensors, self.calls = layers, tensors, calls
         self._called: Counter[str] = Counter()
+        self._written: list[tuple[weakref.ref[Tensor], Tensor]] = []  # and what stood there
 
-    def hooks(self) -> contextlib.AbstractContextManager[None]:
-        """Replace during the block."""
-        return hooked([(module, self._hook(name)) for name, module in self.layers.items()])
+    def run(self, passing: Callable[[], Tensor]) -> Tensor:
+        """Return the output of a pass in which they are replaced."""
+        try:
+            with hooked([(module, self._hook(name)) for name, module in self.layers.items()]):
+                output = passing()
+            ours = {memory_of(tensor) for tensor in self._still_held()}
+            return output.clone() if ours and memory_of(output) in ours else output
+        finally:
+            for reference, before in self._written:
+                if (tensor := reference()) is not None:
+                    tensor.copy_(before)
+
+    def _still_held(self) -> list[Tensor]:
+        return [tensor for reference, _ in self._written if (tensor := reference()) is not None]
 
     def _hook(self, name: str) -> Hook:
         def replace(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
@@ -106,9 +128,10 @@ class Replace:
             if tensor is None or tensor.shape != new.shape:
                 shape = None if tensor is None else tuple(tensor.shape)
                 raise ValueError(f"`replace` gives `layer` {name!r} {tuple(new.shape)}; it returns {shape}.")
-            if is_its_own(tensor, module, given):
-                tensor.copy_(new)  # whoever holds it
-                return None
-            return hand_on(output, tensor, new.to(tensor.device, tensor.dtype, copy=True), module.modules())
+            if not is_its_own(tensor, module, given):
+                return hand_on(output, tensor, new.to(tensor.device, tensor.dtype, copy=True), module.modules())
+            self._written.append((weakref.ref(tensor), copy_on_write(tensor)))
+            tensor.copy_(new)
+            return None
 
         return replace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import operator
 import random
 import signal
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from medviz.probe.models import buffers, parameters
 from medviz.probe.snapshot import Containers, Values, by_identity
 
-_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_making_lock = threading.Lock()
+_log = logging.getLogger("medviz")
+_PATIENCE = 30.0  # seconds, after which a thread says that it waits
+_turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
+_making_turns = threading.Lock()
 _flags = operator.attrgetter("requires_grad", "grad")
 
 
@@ -32,30 +35,56 @@ def untouched(found: Sequence[nn.Module]) -> Iterator[None]:
     and the random states of torch, CUDA, numpy and `random`. What did not change is not written to: a copy onto itself
     would break a `loss.backward()` that the caller has still to run.
 
-    A Ctrl-C that arrives while the state is taken or put back waits until that is done (main thread only). Another
-    thread that wants to do the same with the same model waits for the end of the block.
+    A Ctrl-C that arrives while the state is taken or put back waits until that is done (main thread only).
 
     Not put back are the values of parameters, a copy of which would take as much memory as the model.
 
     Args:
         found: all modules of a model, itself first; see `models.modules`.
     """
-    with _lock_of(found[0]):
+    with interrupts_deferred():
+        state = _State(found)
+    try:
         with interrupts_deferred():
-            state = _State(found)
-        try:
-            with interrupts_deferred():
-                state.prepare()
-            yield
-        finally:
-            with interrupts_deferred():
-                state.restore()
+            state.prepare()
+        yield
+    finally:
+        with interrupts_deferred():
+            state.restore()
 
 
-def _lock_of(model: nn.Module) -> threading.RLock:
-    """Return the lock of a model; a thread that holds it may take it again, for one block may lie in another."""
-    with _making_lock:
-        return _locks.setdefault(model, threading.RLock())
+@contextlib.contextmanager
+def in_turn(model: nn.Module) -> Iterator[None]:
+    """Run the block while no other thread runs one for the same model; in one thread, one block may lie in another."""
+    with _making_turns:
+        turn = _turns.setdefault(model, _Turn())
+    turn.take()
+    try:
+        yield
+    finally:
+        turn.give_back()
+
+
+class _Turn:
+    """A lock that the thread which holds it may take again, and that any thread may give back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder, self._depth = 0, 0
+
+    def take(self) -> None:
+        here = threading.get_ident()
+        if self._holder != here:
+            while not self._lock.acquire(timeout=_PATIENCE):
+                _log.warning("still waiting for another thread, which explains the same model")
+            self._holder = here
+        self._depth += 1
+
+    def give_back(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._holder = 0
+            self._lock.release()
 
 
 @contextlib.contextmanager

@@ -78,8 +78,8 @@ def works_along_last(module: nn.Module, last: int) -> bool:
 def is_channels_last(module: nn.Module, shape: Sequence[int], model: Sequence[nn.Module]) -> bool:
     """Return whether what a layer returns is `(B, *s, K)`, though it looks like `(B, K, *s)`, as the layers tell.
 
-    Either the layer works along the last axis, or a norm right inside of it does; or others do, and none has as many
-    channels as the second axis is long.
+    Either the layer works along the last axis; or a norm right inside of it does, and nothing inside has as many
+    channels as the second axis is long; or others do, and nothing in the model has.
 
     Args:
         module: the layer.
@@ -89,15 +89,21 @@ def is_channels_last(module: nn.Module, shape: Sequence[int], model: Sequence[nn
     second, last = shape[1], shape[-1]
     if second == last:
         return False
-    norms = (child for child in module.children() if type(child) is nn.LayerNorm)
-    if works_along_last(module, last) or any(works_along_last(norm, last) for norm in norms):
+    if works_along_last(module, last):
         return True
+    norms = [child for child in module.children() if type(child) is nn.LayerNorm]
+    if any(works_along_last(norm, last) for norm in norms):
+        return not _has_channels(module.modules(), second)
     kinds = {kind for kind in set(map(type, model)) if issubclass(kind, nn.Linear | nn.LayerNorm)}
     along: list[Any] = [layer for layer in model if type(layer) in kinds]
     widths = {layer.in_features if isinstance(layer, nn.Linear) else layer.normalized_shape[-1] for layer in along}
-    if last not in widths or second in widths:
+    if last not in widths or second in widths or _has_channels(model, second):
         return False
-    return not any(getattr(layer, name, None) == second for layer in model for name in _CHANNELS)
+    return not any(weight.shape[:1] == (second,) for weight in module.parameters())
+
+
+def _has_channels(modules: Iterable[nn.Module], number: int) -> bool:
+    return any(getattr(module, name, None) == number for module in modules for name in _CHANNELS)
 
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]

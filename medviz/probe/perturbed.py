@@ -62,8 +62,8 @@ class PerturbedPasses:
         runner = self._whole(len(inputs), bool(modules))
 
         def run(rows: slice) -> Tensor:
-            with Replace(modules, {n: t[rows] for n, t in replace.items()}, calls).hooks():
-                output = runner.run(inputs[rows], index[rows])
+            replaced = Replace(modules, {n: t[rows] for n, t in replace.items()}, calls)
+            output = replaced.run(lambda: runner.run(inputs[rows], index[rows]))
             return _kept(output, index[rows], reduce)
 
         return torch.cat(list(self.batches.each(len(inputs), run, graph=False)))

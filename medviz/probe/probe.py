@@ -18,7 +18,7 @@ from medviz.probe import batching, models
 from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import Compiled, CompiledPasses, check_compiled
 from medviz.probe.gradients import wide
-from medviz.probe.guard import untouched
+from medviz.probe.guard import in_turn, untouched
 from medviz.probe.layers import Layer, is_channels_last, module_of
 from medviz.probe.patched import Patched, PatchedPasses
 from medviz.probe.perturbed import PerturbedPasses, Rows, which_image
@@ -96,6 +96,7 @@ class Probe:
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.autocast(self._runner.device.type, enabled=False))  # for the model only
             stack.enter_context(models.eager())
+            stack.enter_context(in_turn(self._runner.model))
             stack.enter_context(untouched(found))
             inputs = self._images.detach().to(self._runner.device, self._runner.dtype, copy=True)
             clean = CleanPass(self._runner, inputs, self._layers, self._graph)
