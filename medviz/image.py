@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,8 @@ from medviz.tensors import as_tensor
 
 _log = logging.getLogger(__name__)
 
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from left, posterior, superior to right, anterior, superior
+# the signs that lead from a space to RAS
+_SPACES = {"RAS": (1.0, 1, 1, 1), "LPS": (-1.0, -1, 1, 1), "LAS": (-1.0, 1, 1, 1), "RPS": (1.0, -1, 1, 1)}
 
 
 def _as_data(data: Any) -> Tensor:
@@ -132,40 +133,76 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 
-def _affine_of(image: Any) -> Any:
-    """Return the affine to RAS+ that a MetaTensor carries, (4, 4) or (B, 4, 4), or None where it knows no place.
+def _affine_of(image: Any) -> np.ndarray | None:
+    """Return the affines to RAS+ that a MetaTensor carries, (B, 4, 4), or None where it knows no place.
 
     Raises:
-        ValueError: it carries the affine of one file for several images.
+        ValueError: it knows the place of some of its images only.
     """
-    affine, meta = getattr(image, "affine", None), getattr(image, "meta", {})
-    if affine is None or _is_made_up(image, meta):
+    carried = getattr(image, "affine", None)
+    if carried is None:
         return None
+    images, meta, affines = len(image), getattr(image, "meta", {}), np.asarray(carried, dtype=np.float64)
     from_file = not meta.keys().isdisjoint({"filename_or_obj", "original_affine"})
-    if from_file and len(image) > 1 and np.ndim(affine) == 2:
-        raise ValueError(
-            f"`image` holds {len(image)} images, but the affine of one file: torch.stack and torch.cat keep that of "
-            "the first. Use monai.data.list_data_collate, or give `affine`: (4, 4) for all, or (B, 4, 4)."
+    if affines.ndim == 2 and (images == 1 or not from_file):
+        affines = np.stack([affines] * images)
+    if affines.shape[:-2] != (images,):
+        _log.warning(
+            "the MetaTensor holds %d images and the affine of %s: no affine; give `affine`, or collate with "
+            "monai.data.list_data_collate, which keeps one for each.",
+            images,
+            "one file" if affines.ndim == 2 else len(affines),
         )
-    spaces = {str(space).upper() for space in np.ravel(meta.get("space", "RAS"))}
-    if len(spaces) > 1:
-        raise ValueError(f"the images are in several spaces, {sorted(spaces)}; give `affine`, to RAS+ millimetres.")
-    return _LPS @ np.asarray(affine) if spaces & {"LPS", "LEFT-POSTERIOR-SUPERIOR"} else affine
+        return None
+    codes = zip(*(_each(meta.get(name, 1), images) for name in ("qform_code", "sform_code")), strict=True)
+    spaces = _each(meta.get("space", "RAS"), images)
+    done = getattr(image, "applied_operations", None) or []
+    operations = done if len(done) == images and all(isinstance(one, list) for one in done) else [done] * images
+    known = "original_affine" in meta
+    placed = [
+        _to_ras(affine, space) if (any(map(int, both)) if known else not _is_made_up(affine, operation)) else None
+        for affine, both, space, operation in zip(affines, codes, spaces, operations, strict=True)
+    ]
+    return _stacked(placed) if any(affine is not None for affine in placed) else None
 
 
-def _is_made_up(image: Any, meta: Mapping[str, Any]) -> bool:
-    """Return whether no left or right may be read from a MetaTensor's affine.
+def _each(value: Any, images: int) -> list[Any]:
+    """Return an entry of the metadata for each image: collated, it is a list or an array of them."""
+    values = list(np.ravel(value))
+    return values if len(values) == images else values[:1] * images
 
-    MONAI gives the identity to every MetaTensor that is made without an affine, changes it in every transform, and
-    takes over what nibabel makes up where both form codes are 0.
+
+def _to_ras(affine: np.ndarray, space: Any) -> np.ndarray | None:
+    """Return an affine (4, 4) to RAS+; None where the space that it leads to, as the metadata call it, is not known."""
+    words = str(space).upper().split("-")
+    signs = _SPACES.get(words[0] if len(words) == 1 else "".join(word[:1] for word in words))
+    if signs is None:
+        _log.warning(
+            "the MetaTensor's space %r is not known: no affine; give `affine`, to RAS+ millimetres.", str(space)
+        )
+        return None
+    turned: np.ndarray = np.diag(signs) @ affine
+    return turned
+
+
+def _is_made_up(affine: np.ndarray, operations: Iterable[Any]) -> bool:
+    """Return whether an affine of unknown origin is MONAI's stand-in, or has come from it.
+
+    MONAI gives the identity to every MetaTensor that is made without an affine, and changes it in every transform.
     """
-    if "original_affine" in meta:
-        codes = [np.asarray(meta.get(name, 1)) for name in ("qform_code", "sform_code")]
-        return not any(code.any() for code in codes)
-    if getattr(image, "applied_operations", None):
+    first = next((one for one in operations if isinstance(one, Mapping)), None)
+    origin: Any = affine if first is None else _origin(first)
+    if origin is None:
         _log.warning("the MetaTensor was transformed, and does not say from which affine: no affine; give `affine`.")
         return True
-    return np.shape(image.affine)[-2:] == (4, 4) and bool((np.asarray(image.affine) == np.eye(4)).all())
+    return np.array_equal(origin, np.eye(4))
+
+
+def _origin(operation: Mapping[str, Any]) -> Any:
+    """Return the affine that MONAI notes before some of its transforms, or None."""
+    noted = operation.get("extra_info") or {}
+    found = next((noted[name] for name in ("src_affine", "original_affine") if noted.get(name) is not None), None)
+    return None if found is None else np.asarray(found, dtype=np.float64)
 
 
 def _stacked(affines: list[np.ndarray | None]) -> np.ndarray:

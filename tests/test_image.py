@@ -167,38 +167,83 @@ def test_the_stand_in_that_monai_gives_is_no_place_in_the_world(meta):
     assert np.array_equal(as_batch(from_file)[1], np.eye(4)[None])
 
 
-@pytest.mark.parametrize("made", [torch.stack, torch.cat])
-def test_images_of_several_files_do_not_share_the_affine_of_the_first(meta, made):
-    one, two = (
-        meta(torch.rand(1, 3, 4, 5), meta={"original_affine": np.diag(d), "affine": np.diag(d)})
-        for d in ([1.0, 1, 1, 1], [-1.0, -1, 1, 1])
-    )
-    batch = made([one, two]) if made is torch.stack else made([one[None], two[None]])
-    with pytest.raises(ValueError, match="the affine of one file"):
-        as_batch(batch)
-    assert np.array_equal(as_batch(batch, AFFINE)[1], np.stack([AFFINE, AFFINE]))
-    collated = pytest.importorskip("monai.data").list_data_collate([one, two])
-    assert as_batch(collated)[1][:, 0, 0].tolist() == [1, -1]
+def from_file(meta, diagonal, **more):
+    """A scan `(1, 3, 4, 5)` as MONAI's readers of medical formats return it."""
+    known = {"original_affine": np.diag(diagonal), "affine": np.diag(diagonal), "qform_code": 0, "sform_code": 1}
+    return meta(torch.rand(1, 3, 4, 5), meta={**known, **more})
+
+
+RAS, LPI = [1.0, 1, 1, 1], [-1.0, -1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        torch.stack,
+        lambda scans: torch.cat([scan[None] for scan in scans]),
+        lambda scans: scans[0].permute(3, 0, 1, 2),
+        lambda scans: collate(scans).chunk(2)[0],
+    ],
+    ids=["stack", "cat", "slices", "part"],
+)
+def test_several_images_do_not_share_the_affine_of_one_file(meta, made, caplog):
+    batch = made([from_file(meta, RAS), from_file(meta, LPI)])
+    with caplog.at_level(logging.WARNING):
+        assert as_batch(batch)[1] is None
+    assert "no affine; give `affine`" in caplog.text
+    affines = as_batch(batch, AFFINE)[1]
+    assert all(np.array_equal(affine, AFFINE) for affine in affines)
+
+
+def collate(scans):
+    return pytest.importorskip("monai.data").list_data_collate(scans)
+
+
+def test_a_collated_batch_has_an_affine_for_each_image(meta):
+    batch = collate([from_file(meta, RAS), from_file(meta, LPI, space="left-posterior-superior")])
+    assert as_batch(batch)[1][:, 0, 0].tolist() == [1, 1]
+    by_hand = collate([meta(torch.rand(1, 3, 4, 5), affine=torch.from_numpy(AFFINE)) for _ in range(2)])
+    assert np.array_equal(as_batch(by_hand)[1], np.stack([AFFINE, AFFINE]))
+    with pytest.raises(ValueError, match="1 of 2 images have no affine"):
+        as_batch(collate([from_file(meta, RAS), from_file(meta, LPI, sform_code=0)]))
 
 
 def test_an_affine_that_grew_from_a_stand_in_is_none_either(meta, caplog):
-    resized = meta(torch.rand(1, 1, 3, 4), affine=torch.diag(torch.tensor([2.0, 2, 1, 1])))
-    resized.applied_operations = [{"class": "Resize"}]
+    transforms = pytest.importorskip("monai.transforms")
+    resized = transforms.Resize((2, 8, 10))(meta(torch.rand(1, 3, 4, 5)))
     with caplog.at_level(logging.WARNING):
-        assert as_batch(resized)[1] is None
+        assert as_batch(resized[None])[1] is None
     assert "give `affine`" in caplog.text
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_monai_notes_before_a_transform_is_believed(meta, known):
+    transforms = pytest.importorskip("monai.transforms")
+    scan = meta(torch.rand(1, 3, 4, 5), **({"affine": torch.from_numpy(AFFINE)} if known else {}))
+    turned = transforms.Spacing((1.0, 1.0, 1.0))(transforms.Orientation("LPS", labels=None)(scan))
+    affine = as_batch(turned[None])[1]
+    assert (affine is None) is not known
+    assert not known or np.allclose(affine[0], turned.affine)
+
+
 def test_what_nibabel_makes_up_is_no_place_in_the_world(meta):
-    known = {"original_affine": AFFINE, "affine": AFFINE, "qform_code": 0, "sform_code": 1}
-    assert np.array_equal(as_batch(meta(torch.rand(1, 1, 3, 4, 5), meta=known))[1][0], AFFINE)
-    assert as_batch(meta(torch.rand(1, 1, 3, 4, 5), meta={**known, "sform_code": 0}))[1] is None
+    assert np.array_equal(as_batch(from_file(meta, LPI)[None])[1][0], np.diag(LPI))
+    assert as_batch(from_file(meta, LPI, sform_code=0)[None])[1] is None
 
 
-@pytest.mark.parametrize("space", ["LPS", "left-posterior-superior"])
-def test_another_space_is_turned_into_ras(meta, space):
-    x = meta(torch.rand(1, 1, 3, 4, 5), meta={"original_affine": AFFINE, "affine": AFFINE, "space": space})
-    assert np.array_equal(as_batch(x)[1][0], np.diag([-1, -1, 1, 1]) @ AFFINE)
+@pytest.mark.parametrize(
+    ("space", "signs"),
+    [("LPS", (-1, -1)), ("left-posterior-superior", (-1, -1)), ("right-anterior-superior", (1, 1)), ("LAS", (-1, 1))],
+)
+def test_another_space_is_turned_into_ras(meta, space, signs):
+    affine = as_batch(from_file(meta, RAS, space=space)[None])[1][0]
+    assert np.array_equal(affine, np.diag([*signs, 1, 1]))
+
+
+def test_a_space_that_nobody_knows_is_no_place_in_the_world(meta, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert as_batch(from_file(meta, RAS, space="scanner-xyz")[None])[1] is None
+    assert "space 'scanner-xyz' is not known" in caplog.text
 
 
 def test_the_users_affine_goes_before_that_of_the_metatensor(meta):
