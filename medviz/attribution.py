@@ -74,9 +74,10 @@ class Attribution:
 
     def __getitem__(self, i: SupportsIndex) -> Attribution:
         """Return the attribution of one image; B stays, as 1."""
-        if not isinstance(i, SupportsIndex) or not -len(self) <= operator.index(i) < len(self):
-            raise IndexError(f"there is no image {i!r} among {len(self)}.")
-        place = operator.index(i) % len(self)
+        try:
+            place = range(len(self))[operator.index(i)]
+        except (TypeError, IndexError):
+            raise IndexError(f"there is no image {i!r} among {len(self)}.") from None
         one = slice(place, place + 1)
         return attrs.evolve(
             self,
@@ -155,7 +156,7 @@ class Attribution:
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            OSError: there is no such file, or it cannot be opened.
             ValueError: the file is not one that `save` wrote.
         """
         try:
@@ -171,9 +172,9 @@ class Attribution:
                 for name in meta.pop("bfloat16", ()):
                     tensors[name] = tensors[name].bfloat16()
                 return cls(**tensors, affine=arrays.get("affine"), **meta)
-        except (FileNotFoundError, PermissionError, IsADirectoryError):
-            raise
         except _DAMAGE as err:
+            if isinstance(err, OSError) and err.errno is not None:  # not the content, but the place
+                raise
             raise ValueError(f"{str(path)!r} is not a saved attribution, or is damaged: {err}") from err
         raise ValueError(f"{str(path)!r} was saved by another version of medviz: format {number}, not {_FORMAT}.")
 

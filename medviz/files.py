@@ -8,7 +8,6 @@ import operator
 import os
 import re
 import secrets
-import shutil
 import string
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -57,12 +56,29 @@ _LISTED = ", ".join(f"{{{field.name}}}" for field in attrs.fields(Place))
 
 
 def _safe(text: str) -> str:
-    """Return `text` as one part of a file name: no separators, no leading dot, at most 80 bytes."""
-    safe = re.sub(r"[^\w.+=-]+", "-", unicodedata.normalize("NFC", text)).strip("-.")
-    if len(safe.encode()) <= 80:
+    """Return `text` as one part of a file name: no separators, no leading dot, at most 80 bytes.
+
+    Letters of all scripts stay. Where a character beyond ASCII has to go, or some for the length, a part of the text's
+    hash comes behind it, so that two names do not become one.
+    """
+    text = unicodedata.normalize("NFC", text)
+    odd = "".join(sorted({character for character in text if not _stays(character)}))
+    safe = (re.sub(f"[{re.escape(odd)}]+", "-", text) if odd else text).strip("-.")
+    if odd.isascii() and len(safe.encode()) <= 80:
         return safe
     code = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
-    return f"{safe.encode()[:71].decode(errors='ignore')}-{code}"
+    return f"{safe.encode()[:71].decode(errors='ignore')}-{code}".lstrip("-.")
+
+
+def _stays(character: str) -> bool:
+    """Return whether a character is a letter, a mark on one or a digit, or harmless, and the file system takes it."""
+    if character.isascii():
+        return character.isalnum() or character in "._+=-"
+    try:
+        os.fsencode(character)
+    except UnicodeEncodeError:
+        return False
+    return unicodedata.category(character)[0] in "LMN"
 
 
 def as_template(path: Any) -> Path:
@@ -74,7 +90,7 @@ def as_template(path: Any) -> Path:
     """
     if not isinstance(path, str | Path) or not str(path).strip() or "\0" in str(path):
         raise TypeError(f"`path` is {path!r}; expected a string or a pathlib.Path that names a file or folder.")
-    if re.match(r"[A-Za-z][\w+.-]+://", str(path)):
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):
         raise ValueError(f"`path` {str(path)!r} is an address; expected a file or folder of this machine.")
     try:
         unknown = {name for _, name, _, _ in string.Formatter().parse(str(path)) if name is not None} - _PLACEHOLDERS
@@ -163,15 +179,17 @@ def check_destinations(sinks: Iterable[Sink], places: Iterable[Place]) -> None:
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
-        raise IsADirectoryError(f"{str(path)!r} is a folder; `path` must name a file.")
-    above = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    real = Path(os.path.realpath(path))
+    named = repr(str(path)) + (f", a link to {str(real)!r}," if path.is_symlink() else "")
+    if real.is_dir():
+        raise IsADirectoryError(f"{named} is a folder; `path` must name a file.")
+    above = next((folder for folder in real.parents if folder.exists()), None)
     if above is not None and not above.is_dir():
-        raise NotADirectoryError(f"{str(path)!r} cannot be made, because {str(above)!r} is a file.")
+        raise NotADirectoryError(f"{named} cannot be made, because {str(above)!r} is a file.")
     if above is not None and not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{str(path)!r} cannot be written: you have no permission to write to {str(above)!r}.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{str(path)!r} exists already; choose another `path` or set overwrite=true.")
+        raise PermissionError(f"{named} cannot be written: you have no permission to write to {str(above)!r}.")
+    if real.exists() and not overwrite:
+        raise FileExistsError(f"{named} exists already; choose another `path` or set overwrite=true.")
 
 
 @contextlib.contextmanager
@@ -185,15 +203,15 @@ def atomic(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         FileExistsError: `path` exists and `overwrite` is False.
         IsADirectoryError, NotADirectoryError, PermissionError: no file can be written there.
     """
-    _check_free(Path(path), overwrite)
-    path = Path(os.path.realpath(path))
+    asked, path = Path(path), Path(os.path.realpath(path))
+    _check_free(asked, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes[-2:])[-40:].lower()}")
+    part = path.with_name(f".{secrets.token_hex(8)}{''.join(asked.suffixes[-2:])[-40:].lower()}")
     part.touch(exist_ok=False)
     try:
         yield part
         if path.exists():
-            shutil.copymode(path, part)
+            part.chmod(path.stat().st_mode & 0o777)
         if overwrite:
             part.replace(path)
         else:

@@ -123,7 +123,7 @@ def write(
     places = [Place.of(a, tag, step) for a in attributions]
     check_destinations([sink], places)
     alike = isinstance(sink, FileSink) or len({(place.explainer, place.target) for place in places}) == 1
-    tags = [tag if alike or not tag else f"{tag}/{place.explainer}/{place.target}" for place in places]
+    tags = [tag if alike or not tag else "/".join(filter(None, (tag, p.explainer, p.target))) for p in places]
     around = as_wrappers(wrappers)
     draws = names_argument(sink, "write", "rendering")
     written = []

@@ -140,7 +140,7 @@ def test_numpys_integers_are_integers():
     assert attribution(3)[np.int64(1)].index == (1,)
 
 
-@pytest.mark.parametrize("index", [3, -4, 1.0, "0", slice(2), None])
+@pytest.mark.parametrize("index", [3, -4, 1.0, "0", slice(2), None, np.array([0, 0]), torch.tensor(0.5)])
 def test_there_is_no_such_image(index):
     with pytest.raises(IndexError, match=r"there is no image .* among 3"):
         attribution(3)[index]

@@ -85,11 +85,20 @@ def test_no_name_leaves_its_folder(text, placeholder):
 
 
 def test_names_in_other_scripts_stay_apart():
-    names = ["肝", "肺", "Müller", "M ller", "Ærø", "肝" * 40, "肝" * 41]
+    names = ["肝", "肺", "Müller", "M ller", "Ærø", "肝" * 40, "肝" * 41, "कि", "की", "กี", "กิ", "→", "←"]
     filled = [Place(tag=name).expand("{tag}.png").name for name in names]
     assert len(set(filled)) == len(names)
     assert filled[0] == "肝.png"
-    assert Place(tag="Mu\u0308ller").expand("{tag}") == Place(tag="M\u00fcller").expand("{tag}")
+    for decomposed, composed in (("Mu\u0308ller", "M\u00fcller"), ("u\u0308" * 60, "\u00fc" * 60)):
+        assert Place(tag=decomposed).expand("{tag}") == Place(tag=composed).expand("{tag}")
+
+
+def test_a_file_system_that_takes_no_umlaut_gets_none(monkeypatch):
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("ascii"))
+    first, second = (Place(tag=name).expand("{tag}").name for name in ("Müller", "Möller"))
+    assert first.isascii()
+    assert first.startswith("M-ller-")
+    assert first != second
 
 
 @pytest.mark.parametrize(
@@ -105,6 +114,7 @@ def test_names_in_other_scripts_stay_apart():
         ("map", "must end in"),
         (".txt", "no name before its suffix"),
         ("gs://bucket/map.txt", "is an address"),
+        (Path("gs://bucket/map.txt"), "is an address"),
     ],
 )
 def test_a_bad_path_is_refused_when_the_sink_is_made(path, message):
@@ -218,6 +228,23 @@ def test_a_link_is_followed(tmp_path, dangling):
     Text(tmp_path / "link.txt", overwrite=not dangling)(attribution())
     assert (tmp_path / "link.txt").is_symlink()
     assert target.read_text() == "1"
+
+
+def test_a_link_gives_its_suffix_and_not_that_of_its_target(tmp_path):
+    (tmp_path / "blob").write_text("old")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "blob")
+    with atomic(tmp_path / "a.txt", overwrite=True) as part:
+        assert part.suffix == ".txt"
+        part.write_text("new")
+    assert files(tmp_path) == ["a.txt", "blob"]
+    assert (tmp_path / "blob").read_text() == "new"
+
+
+def test_what_a_link_leads_to_is_checked(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "a.txt").symlink_to(tmp_path / "file" / "inside.txt")
+    with pytest.raises(NotADirectoryError, match=r"a\.txt', a link to .*inside\.txt', cannot be made"):
+        check_destinations([Text(tmp_path / "a.txt")], [Place()])
 
 
 def test_a_folder_without_permission_is_found_before_the_network_runs(tmp_path, monkeypatch):

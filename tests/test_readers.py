@@ -82,6 +82,27 @@ def test_nifti_without_form_codes_has_no_affine(tmp_path, caplog):
     assert "says nothing about patient space" in caplog.text
 
 
+def test_what_looks_like_a_scan_and_is_none(tmp_path):
+    import gzip
+
+    import nibabel
+
+    values = ramp(4, 5, 6)
+    nibabel.save(nibabel.Nifti1Pair(values, AFFINE), tmp_path / "pair.hdr")
+    with pytest.raises(ValueError, match=r"one half of a \.hdr/\.img pair"):
+        Nifti()(tmp_path / "pair.hdr")
+    whole = saved(tmp_path / "a.nii", values).read_bytes()
+    (tmp_path / "packed.nii").write_bytes(gzip.compress(whole))
+    with pytest.raises(ValueError, match=r"packed by gzip; name it \.nii\.gz"):
+        Nifti()(tmp_path / "packed.nii")
+
+    def surfaces(image):
+        image.header["intent_code"] = 3006
+
+    with pytest.raises(ValueError, match="CIFTI-2"):
+        Nifti()(saved(tmp_path / "c.nii", values, change=surfaces))
+
+
 def test_unknown_units_are_taken_for_millimetres(tmp_path):
     def damaged(image):
         image.header["xyzt_units"] = 5

@@ -141,6 +141,11 @@ def test_one_tag_for_several_methods_or_targets_hides_none(tmp_path):
     assert sorted(images(tmp_path)) == [f"val/gradcam:layer=layer4/class {i}" for i in (1, 2)]
 
 
+def test_a_bare_picture_beside_a_map_keeps_the_tag(tmp_path):
+    TensorBoard(tmp_path, renderer=Tiny())([attribution(), Rendering(colourful_movie(1))], tag="val")
+    assert sorted(images(tmp_path)) == ["val", "val/gradcam:layer=layer4/class 2"]
+
+
 def test_a_bare_picture_is_called_by_its_title(tmp_path):
     TensorBoard(tmp_path, renderer=Tiny())(
         [Rendering(colourful_movie(1), title="a spot"), Rendering(colourful_movie(1))]

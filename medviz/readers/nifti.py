@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 _SPACE_UNITS = 0b111  # the bits of `xyzt_units` that say the unit of lengths
 _MILLIMETRES = {1: 1e3, 3: 1e-3}  # metres and micrometres; 2 are millimetres, and 0 is taken for them
+_CIFTI = range(3000, 3100)  # intent codes
 _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 
 
@@ -90,9 +91,15 @@ def _open(path: Path) -> Any:
         head = file.read(_LONGEST_HEADER)
     kind = next((kind for kind in kinds if kind.header_class.may_contain_header(head)), None)
     if kind is None:
-        raise ValueError("it has no NIfTI header.")
+        packed = " It is packed by gzip; name it .nii.gz." if head.startswith(b"\x1f\x8b") else ""
+        raise ValueError(f"it has no NIfTI header.{packed}")
+    magic, offset = (head[344:346], head[108:112]) if kind is kinds[0] else (head[4:6], head[168:176])
+    if magic == b"ni" and not any(offset):
+        raise ValueError("it is one half of a .hdr/.img pair; convert it into one .nii file.")
     holder = nib.fileholders.FileHolder(str(path))
     image = kind.from_file_map({"image": holder, "header": holder}, mmap=False)
+    if int(image.header["intent_code"]) in _CIFTI:
+        raise ValueError("it is CIFTI-2, whose values lie on surfaces; expected a scan.")
     if image.ndim < 2:
         raise ValueError(f"its shape is {image.shape}; expected two axes or more.")
     return image
