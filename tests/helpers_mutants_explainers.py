@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import attrs
@@ -154,6 +155,41 @@ class RemembersInASlot(Right):
         gradient = probe.input_gradient(target)
         object.__setattr__(self, "last", float(probe.inputs.sum()))
         return gradient
+
+
+class RemembersAlittle(Right):
+    """check_no_state: a few numbers in the middle of many."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "mean", torch.zeros(64, 64))
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        self.mean[20, 20:30] = gradient.sum()  # type: ignore[attr-defined]
+        return gradient
+
+
+class RemembersTheFirst(Right):
+    """check_no_state: the first call decides for all."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        if "first" not in vars(self):
+            object.__setattr__(self, "first", [probe.input_gradient(target).clone()])
+        return probe.input_gradient(target)
+
+
+class RemembersInABox(Right):
+    """check_no_state: in another object."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "box", SimpleNamespace(last=None))
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        self.box.last = probe.input_gradient(target)  # type: ignore[attr-defined]
+        return probe.input_gradient(target)
 
 
 class KeepsTheModel(Right):
@@ -356,7 +392,14 @@ EXPLAINERS: dict[str, list[Explainer]] = {
     "check_bfloat16": [Numpy()],
     "check_model_untouched": [Vandal(), Swallows()],
     "check_input_untouched": [DoublesTheImage()],
-    "check_no_state": [Remembers(), RemembersInASlot(), KeepsTheModel()],
+    "check_no_state": [
+        Remembers(),
+        RemembersInASlot(),
+        RemembersAlittle(),
+        RemembersTheFirst(),
+        RemembersInABox(),
+        KeepsTheModel(),
+    ],
     "check_bad_input": [Obliging()],
     "check_ndim": [FlatOnly()],
     "check_batch": [OverTheBatch()],

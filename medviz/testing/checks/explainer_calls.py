@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medviz.hookspecs import Explainer, Wrapper, hookimpl
 from medviz.testing import cases
 from medviz.testing.checks.watched import BrokenModelError, Watched
 from medviz.testing.models import Classifier
 from medviz.testing.outcome import TRACE, describe_error, fail, name_of, skip_unless
+
+_MANAGER = "_medviz_manager"
 
 
 def check_model_untouched(instance: Explainer) -> None:
@@ -89,29 +94,67 @@ def _handed_out(probe: Any, explainer: Explainer) -> list[Tensor]:
 
 
 def check_no_state(instance: Explainer) -> None:
-    """An explainer holds configuration only: a call leaves nothing on it, so that no map depends on one before."""
+    """An explainer holds configuration only: a call leaves nothing on it, so that no map depends on one before.
+
+    Two copies explain two networks and images. What a call adds may follow from the parameters, such as a kernel that
+    is made once, and is then the same in both; and a second call adds nothing.
+    """
     explainer, ndim = cases.ready(instance), cases.axes(instance)
-    model, batch = Classifier(ndim), cases.images(ndim)
-    states = [_content(explainer)]
-    for scale in (1, 2):
-        cases.run(explainer, model, batch * scale)
-        states.append(_content(explainer))
-    names = set().union(*states)
-    new = sorted(name for name in names if len({state.get(name) for state in states}) > 1)
-    if new:
+    batch = cases.images(ndim)
+    copies = [_copied(explainer), _copied(explainer)]
+    before = list(map(_content, copies))
+    for seed, each in enumerate(copies):
+        cases.run(each, Classifier(ndim, seed=seed), batch * (1 + seed))
+    first, other = map(_content, copies)
+    cases.run(copies[0], Classifier(ndim, seed=1), batch * 2)
+    again = _content(copies[0])
+    names = sorted(before[0].keys() | first.keys() | other.keys() | again.keys())
+    called = [n for n in names if first.get(n) != before[0].get(n) or other.get(n) != before[1].get(n)]
+    kept = [n for n in names if again.get(n) != first.get(n) or (n in called and first.get(n) != other.get(n))]
+    if kept:
         fail(
             f"{name_of(instance)} was called",
             "an instance that holds its parameters and nothing else",
-            f"something kept in {', '.join(new)}",
+            f"something kept in {', '.join(kept)}",
             "Keep what belongs to a call in local variables, or in `probe.remember`.",
         )
 
 
-def _content(explainer: Explainer) -> dict[str, str]:
-    """What an instance holds, in its `__dict__` and in slots, which attrs makes of fields."""
-    slots = {slot for cls in type(explainer).__mro__ for slot in getattr(cls, "__slots__", ())}
-    held = {**vars(explainer), **{slot: getattr(explainer, slot) for slot in slots if hasattr(explainer, slot)}}
-    return {name: repr(value) for name, value in held.items() if name not in ("_medviz_manager", "__weakref__")}
+def _copied(explainer: Explainer) -> Explainer:
+    """Return a copy as if it had never been called."""
+    made = copy.deepcopy(explainer)
+    vars(made).pop(_MANAGER, None)
+    return made
+
+
+def _content(holder: Any, above: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Return what an object holds, in its `__dict__` and in slots, which attrs makes of fields, so that it compares."""
+    held = dict(getattr(holder, "__dict__", {}))
+    for cls in type(holder).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        for slot in [slots] if isinstance(slots, str) else slots:
+            private = slot.startswith("__") and not slot.endswith("__")
+            name = f"_{cls.__name__.lstrip('_')}{slot}" if private else slot
+            if hasattr(holder, name):
+                held[name] = getattr(holder, name)
+    above = (*above, id(holder))
+    return {name: _comparable(value, above) for name, value in held.items() if name not in (_MANAGER, "__weakref__")}
+
+
+def _comparable(value: Any, above: tuple[int, ...]) -> Any:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().float().numpy()
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return [(_comparable(key, above), _comparable(item, above)) for key, item in value.items()]
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return type(value).__name__, [_comparable(item, above) for item in value]
+    if isinstance(value, nn.Module):
+        return id(value)
+    if id(value) in above or callable(value) or not (inside := _content(value, above)):
+        return repr(value) if isinstance(value, str | bytes | int | float | complex | None) else type(value).__name__
+    return type(value).__name__, inside
 
 
 def check_bad_input(instance: Explainer) -> None:

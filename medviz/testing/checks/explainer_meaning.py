@@ -89,15 +89,18 @@ def check_planted_signal(instance: Explainer) -> None:
 
 
 def check_direction(instance: Explainer) -> None:
-    """Positive values speak for the target: a network whose score grows with one corner gets positive mass there."""
+    """Positive values speak for the target: the one bright corner, whose mean is the score, gets positive mass.
+
+    The corner is far above the rest of the image and any usual baseline, so that what is put in its place is darker.
+    """
     skip_unless(instance.signed and instance.uses_target, "it has no sign, or none of a target.")
     explainer, ndim = cases.ready(instance), cases.axes(instance)
     for model, batch in _corners(ndim):
-        values = cases.run(explainer, model, batch).values
-        total = float((values * model.inside(0, tuple(batch.shape[2:]))).sum())
+        inside = model.inside(0, tuple(batch.shape[2:]))
+        total = float((cases.run(explainer, model, batch + 100 * inside).values * inside).sum())
         if total <= 0:
             fail(
-                f"{name_of(instance)} explained a network whose score is the mean of one corner of a positive image",
+                f"{name_of(instance)} explained a network whose score is the mean of one corner, a bright one",
                 "positive values there, for what is seen speaks for the target",
                 f"values whose sum is {total:.2g}",
                 "Turn the sign round: negative values speak against the target.",
