@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class _Read:
 
 
 _last: dict[str, _Read] = {}
+_named: set[str] = set()  # damaged packages that the log has named
 
 
 def lines(group: str) -> tuple[Line, ...]:
@@ -79,14 +80,29 @@ def _points(**wanted: str) -> list[tuple[EntryPoint, Distribution]]:
     try:
         return [(point, point.dist) for point in read(**wanted) if point.dist is not None]
     except Exception:  # whatever the parsers of one damaged package raise
-        found: list[tuple[EntryPoint, Distribution]] = []
-        for package in importlib.metadata.distributions():
-            try:
-                listed: Any = package.entry_points
-                found += [(point, package) for point in listed.select(**wanted)]
-            except Exception as err:
-                _log.warning("%s cannot be read, and is left out: %s: %s", _place(package), type(err).__name__, err)
-        return found
+        return [pair for package in _first_of_each() for pair in _points_of(package, wanted)]
+
+
+def _first_of_each() -> Iterator[Distribution]:
+    """Yield the packages that are installed; of one that lies in several places, what Python would import."""
+    seen: set[str] = set()
+    for package in importlib.metadata.distributions():
+        name = _name_and_version(package)[0]
+        if name not in seen:
+            yield package
+        seen.add(name)
+
+
+def _points_of(package: Distribution, wanted: dict[str, str]) -> list[tuple[EntryPoint, Distribution]]:
+    try:
+        listed: Any = package.entry_points
+        return [(point, package) for point in listed.select(**wanted)]
+    except Exception as err:
+        place = _place(package)
+        level = logging.DEBUG if place in _named else logging.WARNING
+        _log.log(level, "%s cannot be read, and is left out: %s: %s", place, type(err).__name__, err)
+        _named.add(place)
+        return []
 
 
 def _name_and_version(package: Distribution) -> tuple[str, str]:

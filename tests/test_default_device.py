@@ -31,7 +31,7 @@ def calls() -> Iterator[tuple[str, int]]:
     """Yield each call in medviz that makes a tensor and names no device."""
     package = Path(medviz.__file__).parent
     for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             function = node.func if isinstance(node, ast.Call) else None
             if isinstance(node, ast.Call) and isinstance(function, ast.Attribute) and function.attr in _MAKERS:
                 of_torch = isinstance(function.value, ast.Name) and function.value.id == "torch"

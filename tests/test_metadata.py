@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,14 @@ def break_it(place: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["no metadata", "no name", "no text", "no pair"])
-def test_one_damaged_package_costs_the_others_nothing(place: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_damaged_package_costs_the_others_nothing(
+    place: Path, how: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_it(place, how)
     add(place, "whole", "found")
+    (place / "further").mkdir()
+    add(place / "further", "whole", "found", version="0.9")  # the first on the path counts
+    monkeypatch.setattr("sys.path", [*sys.path, str(place / "further")])
     with caplog.at_level("WARNING"):
         assert offered("whole") == [("found", "1.0")]
     assert "gradcam" in registry.names("explainers")
