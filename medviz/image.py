@@ -143,6 +143,8 @@ def _affine_of(image: Any) -> np.ndarray | None:
     if carried is None:
         return None
     images, meta, affines = len(image), getattr(image, "meta", {}), np.asarray(carried, dtype=np.float64)
+    if affines.shape[-2:] != (4, 4):
+        return affines  # the message says what is expected
     from_file = not meta.keys().isdisjoint({"filename_or_obj", "original_affine"})
     if affines.ndim == 2 and (images == 1 or not from_file):
         affines = np.stack([affines] * images)
@@ -159,16 +161,16 @@ def _affine_of(image: Any) -> np.ndarray | None:
     done = getattr(image, "applied_operations", None) or []
     operations = done if len(done) == images and all(isinstance(one, list) for one in done) else [done] * images
     known = "original_affine" in meta
-    placed = [
-        _to_ras(affine, space) if (any(map(int, both)) if known else not _is_made_up(affine, operation)) else None
-        for affine, both, space, operation in zip(affines, codes, spaces, operations, strict=True)
-    ]
+    placed = []
+    for affine, both, space, operation in zip(affines, codes, spaces, operations, strict=True):
+        told = any(code not in (None, 0) for code in both) if known else not _is_made_up(affine, operation)
+        placed.append(_to_ras(affine, space) if told else None)
     return _stacked(placed) if any(affine is not None for affine in placed) else None
 
 
 def _each(value: Any, images: int) -> list[Any]:
     """Return an entry of the metadata for each image: collated, it is a list or an array of them."""
-    values = list(np.ravel(value))
+    values = np.ravel(value).tolist() or [None]
     return values if len(values) == images else values[:1] * images
 
 

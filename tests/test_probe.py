@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -732,10 +733,7 @@ class Routes(Net):
 
 @pytest.mark.parametrize(
     ("route", "layer"),
-    [
-        *(("an object", "layer"), ("an object", None), ("a tuple on self", "layer"), ("a tuple on self", None)),
-        ("a view", "layer"),
-    ],
+    list(itertools.product(["an object", "a tuple on self", "a view"], ["layer", None])),
 )
 def test_a_layers_output_is_followed_on_every_route(route: str, layer: str | None) -> None:
     model, image = Routes(route).eval(), torch.rand(2, 1, 8, 8)
@@ -773,7 +771,8 @@ def test_what_a_layer_was_given_is_not_its_output(passes_on: nn.Module) -> None:
     torch.testing.assert_close(zeros, expected)
 
 
-def test_parts_of_an_output_that_cannot_be_followed_are_said() -> None:
+@pytest.mark.parametrize("layer", ["halves", None])
+def test_parts_of_an_output_that_cannot_be_followed_are_not(layer: str | None) -> None:
     class Halves(Net):
         def __init__(self) -> None:
             super().__init__()
@@ -784,9 +783,12 @@ def test_parts_of_an_output_that_cannot_be_followed_are_said() -> None:
             whole, first, _ = self.halves(self.stem(x))
             return self.head((whole * 2).flatten(2).mean(2) + first.mean())
 
-    with pytest.raises(ValueError, match="parts of its output that cannot be followed"):
-        gradcam(Halves().eval(), "halves")
-    assert gradcam(Halves().eval(), "stem").values.shape == (2, 1, 8, 8)
+    model, image = Halves().eval(), torch.rand(2, 1, 8, 8)
+    with medviz.Probe(model, image, layers=[layer]) as probe:
+        gradient = probe.gradient(layer, 1)
+    voxels = gradient[0, 0].numel()
+    expected = (2 * model.head.weight[1].detach() / voxels)[:, None, None].expand_as(gradient[0])
+    torch.testing.assert_close(gradient[0], expected)
 
 
 class Encoder(Net):
@@ -877,6 +879,37 @@ def test_a_tensor_that_was_there_before_is_left_as_it_was(kind: str, layer: str 
     assert model.gives.made[0] is given
     assert (given.requires_grad, given.grad_fn) == (wanted, None)
     assert torch.equal(given, before)
+
+
+def test_nested_layers_are_put_back_in_the_order_in_which_they_were_replaced() -> None:
+    ones = torch.ones(1, 1, 8, 8)
+
+    class Nested(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outer = nn.Sequential(Gives(ones))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x * self.outer(x))
+
+    model, image = Nested().eval(), torch.rand(1, 1, 8, 8)
+    with medviz.Probe(model, image, layers=["outer", "outer.0"]) as probe:
+        seven = probe.forward(image, replace={"outer.0": ones * 5, "outer": ones * 7})
+    assert torch.equal(ones, torch.ones(1, 1, 8, 8))
+    torch.testing.assert_close(seven, Net.forward(model, image * 7).detach())
+
+
+def test_a_replaced_output_that_changes_its_shape_is_put_back() -> None:
+    class Turned(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.layer(self.stem(x))
+            self.kept = x.transpose_(2, 3)
+            return self.head(self.kept.flatten(2).mean(2))
+
+    model, image = Turned().eval(), torch.rand(1, 1, 8, 6)
+    with medviz.Probe(model, image, layers=["layer"]) as probe:
+        zeros = probe.forward(image, replace={"layer": torch.zeros_like(probe.activation("layer"))})
+    assert torch.equal(zeros, model.head.bias[None])
 
 
 def test_what_is_replaced_reaches_the_output_of_the_last_layer() -> None:

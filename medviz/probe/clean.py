@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from medviz.probe.runner import Runner
 from medviz.probe.starts import Starts
 from medviz.targets import FixedTarget
 
+_T = TypeVar("_T")
 _log = logging.getLogger("medviz")
 
 
@@ -79,7 +82,7 @@ class CleanPass:
         """Return the gradient of each image's score with respect to a layer's output; None: there is no way to it."""
         self.tensor(name, graph=True)
         if name not in self._gradients.get(target, {}):
-            self._gradients[target] = self._backward(target)
+            self._gradients[target] = self._tried(functools.partial(self._backward, target))
         return self._gradients[target][name]
 
     def roll(self, graph: bool) -> tuple[RollingCut, Tensor]:
@@ -97,8 +100,21 @@ class CleanPass:
 
     def _result(self) -> tuple[Tensor, Cut]:
         if self._done is None:
-            self._done = self._find() if None in self._wanted else self._capture(self._wanted)
+            find = self._find if None in self._wanted else functools.partial(self._capture, self._wanted)
+            self._done = self._tried(find)
         return self._done
+
+    def _tried(self, work: Callable[[], _T]) -> _T:
+        """Return what `work` does, which is done again without following views where autograd refuses that."""
+        try:
+            return work()
+        except RuntimeError as err:
+            if not self._starts.followed or not {"inplace", "in-place"} & set(str(err).split()):
+                raise
+            self._starts.followed = False
+            _log.info("views of the layers' outputs are not followed: %s", str(err).partition("\n")[0])
+            self._done = None if self._done is None else self._capture(list(self._done[1].tensors))
+            return work()
 
     def _find(self) -> tuple[Tensor, Cut]:
         """Find the automatic layer in the pass itself; a second pass where the first has not kept what is needed."""
@@ -140,7 +156,7 @@ class CleanPass:
             scores = target.score(wide(output), self._index)
             half = self._runner.is_half(output, *cut.tensors.values())
             try:
-                with cut.hooks_again(everywhere=output.is_cuda):
+                with cut.hooks_again(everywhere=any(t.is_cuda for t in (output, *cut.tensors.values()))):
                     found = gradients(scores, edges, half) if scores.requires_grad else [None] * len(edges)
             except CheckpointError:
                 if self._named:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
@@ -15,7 +16,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from medviz.probe.copies import copy_on_write
 from medviz.probe.layers import Hook, hand_on, hooked
 from medviz.probe.outputs import first_tensor
-from medviz.probe.starts import Starts, is_its_own, memory_of
+from medviz.probe.starts import Starts, is_its_own, may_be_written, memory_of
 
 
 class Cut:
@@ -62,7 +63,7 @@ class Cut:
             own = is_its_own(tensor, module, given)
             start = tensor if own else copy_on_write(tensor.as_subclass(Tensor))
             if self.starts and (own or not start.requires_grad):
-                start = self.starts.begin(start, [output, vars(module)])
+                start = self.starts.begin(start, module, output)
             if not again:
                 self.add(name, module, start, self.calls[name] + 1)
             return None if own else hand_on(output, tensor, start, module.modules())
@@ -86,6 +87,19 @@ class Cut:
                 )
 
 
+@attrs.frozen
+class _Written:
+    """A tensor that was written into: where it lay in its memory, and what stood there."""
+
+    tensor: weakref.ref[Tensor]
+    place: tuple[Any, ...]
+    before: Tensor
+
+    def put_back(self) -> None:
+        if (tensor := self.tensor()) is not None:  # its shape may be another by now
+            torch.as_strided(tensor, *self.place).copy_(self.before)
+
+
 class Replace:
     """Make layers return given tensors, in the last of their calls.
 
@@ -102,22 +116,25 @@ class Replace:
     ) -> None:
         self.layers, self.tensors, self.calls = layers, tensors, calls
         self._called: Counter[str] = Counter()
-        self._written: list[tuple[weakref.ref[Tensor], Tensor]] = []  # and what stood there
+        self._written: dict[int, _Written] = {}  # in the order in which it was done
 
     def run(self, passing: Callable[[], Tensor]) -> Tensor:
         """Return the output of a pass in which they are replaced."""
         try:
             with hooked([(module, self._hook(name)) for name, module in self.layers.items()]):
                 output = passing()
-            ours = {memory_of(tensor) for tensor in self._still_held()}
-            return output.clone() if ours and memory_of(output) in ours else output
+            held = [tensor for written in self._written.values() if (tensor := written.tensor()) is not None]
+            return output.clone() if held and memory_of(output) in set(map(memory_of, held)) else output
         finally:
-            for reference, before in self._written:
-                if (tensor := reference()) is not None:
-                    tensor.copy_(before)
+            for written in reversed(list(self._written.values())):
+                written.put_back()
 
-    def _still_held(self) -> list[Tensor]:
-        return [tensor for reference, _ in self._written if (tensor := reference()) is not None]
+    def _write(self, tensor: Tensor, new: Tensor) -> None:
+        number = sum(self._called.values())
+        gone = weakref.ref(tensor, lambda _: self._written.pop(number, None))
+        place = (tensor.size(), tensor.stride(), tensor.storage_offset())
+        self._written[number] = _Written(gone, place, copy_on_write(tensor))
+        tensor.copy_(new)
 
     def _hook(self, name: str) -> Hook:
         def replace(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
@@ -128,10 +145,9 @@ class Replace:
             if tensor is None or tensor.shape != new.shape:
                 shape = None if tensor is None else tuple(tensor.shape)
                 raise ValueError(f"`replace` gives `layer` {name!r} {tuple(new.shape)}; it returns {shape}.")
-            if not is_its_own(tensor, module, given):
+            if not may_be_written(tensor, module, given):
                 return hand_on(output, tensor, new.to(tensor.device, tensor.dtype, copy=True), module.modules())
-            self._written.append((weakref.ref(tensor), copy_on_write(tensor)))
-            tensor.copy_(new)
+            self._write(tensor, new)
             return None
 
         return replace

@@ -58,33 +58,39 @@ def in_turn(model: nn.Module) -> Iterator[None]:
     """Run the block while no other thread runs one for the same model; in one thread, one block may lie in another."""
     with _making_turns:
         turn = _turns.setdefault(model, _Turn())
-    turn.take()
+    taken = False
     try:
+        turn.take()
+        taken = True
         yield
     finally:
-        turn.give_back()
+        if taken:
+            turn.give_back()
 
 
 class _Turn:
     """A lock that the thread which holds it may take again, and that any thread may give back."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holder, self._depth = 0, 0
+        self._free = threading.Condition()
+        self._holder: threading.Thread | None = None
+        self._depth = 0
 
     def take(self) -> None:
-        here = threading.get_ident()
-        if self._holder != here:
-            while not self._lock.acquire(timeout=_PATIENCE):
-                _log.warning("still waiting for another thread, which explains the same model")
+        here = threading.current_thread()
+        with self._free:
+            while self._holder not in (None, here):
+                if not self._free.wait(_PATIENCE):
+                    _log.warning("still waiting for another thread, which explains the same model")
             self._holder = here
-        self._depth += 1
+            self._depth += 1
 
     def give_back(self) -> None:
-        self._depth -= 1
-        if not self._depth:
-            self._holder = 0
-            self._lock.release()
+        with self._free:
+            self._depth -= 1
+            if not self._depth:
+                self._holder = None
+                self._free.notify()
 
 
 @contextlib.contextmanager

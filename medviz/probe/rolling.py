@@ -80,7 +80,7 @@ class RollingCut:
             self.seen.append(seen)
             if tensor is None or not spatial or len(tensor) != self.batch or self._is_handed_on(tensor, seen):
                 return None
-            self.tensor = self._start(tensor, module, given) if starts else tensor
+            self.tensor = self._start(tensor, module, given, output) if starts else tensor
             self._last, self._version = seen, _version(self.tensor)
             return None if self.tensor is tensor else hand_on(output, tensor, self.tensor, [module])
 
@@ -97,14 +97,15 @@ class RollingCut:
             seen.spatial = False
         return True
 
-    def _start(self, tensor: Tensor, module: nn.Module, given: tuple[Any, ...]) -> Tensor:
+    def _start(self, tensor: Tensor, module: nn.Module, given: tuple[Any, ...], output: Any) -> Tensor:
         """Return the start of the graph: `tensor` where it can be one; and itself where the graph begins elsewhere."""
         if self._starts is None or not torch.is_grad_enabled():
             return tensor
         if tensor.requires_grad and self._named is not None and self._named.tensors:
             return tensor
         own = is_its_own(tensor, module, given)
-        return self._starts.begin(tensor.detach_() if own else tensor.as_subclass(Tensor).detach())
+        start = tensor.detach_() if own else tensor.as_subclass(Tensor).detach()
+        return self._starts.begin(start, module, output)
 
     def cut(self, name: str) -> Cut | None:
         """Return the cut that the pass has ended with, at the layer `name` and at those that were named before.

@@ -14,36 +14,35 @@ from medviz.probe.outputs import tensors_in
 
 
 class Starts:
-    """Where the graph begins, in the passes of one probe."""
+    """Where the graph begins, in the passes of one probe.
+
+    Attributes:
+        followed: views of a layer's output that were made before are told of the node; autograd may then refuse what it
+            has saved of the output. False: they are not, and the gradient does not count the ways through them.
+    """
 
     def __init__(self) -> None:
+        self.followed = True
         self._token = torch.zeros((), device="cpu", requires_grad=True)
         self._begun: list[weakref.ref[Tensor]] = []
 
-    def begin(self, tensor: Tensor, beside: Any = ()) -> Tensor:
+    def begin(self, tensor: Tensor, module: nn.Module, output: Any) -> Tensor:
         """Return `tensor` itself with a node of the graph of its own, at which its gradient arrives.
 
-        Where it had no graph it is the start of one. Operations after it may still work in place, and what was saved of
-        it for a backward pass stays good.
+        Where it had no graph it is the start of one. Operations after it may still work in place.
 
         Args:
             tensor: what a layer returns.
-            beside: where views of it may lie, which go on from the node as well.
-
-        Raises:
-            ValueError: one of the views cannot.
+            module: the layer.
+            output: everything that it returns.
         """
-        views = [other for other in tensors_in(beside) if other._is_view() and other._base is tensor]
-        # another version tells views of the node, and spoils what was saved of the tensor: only where there are views
-        with contextlib.nullcontext() if views else _unsafe_preserve_version_counter(tensor):
+        kept = list(tensors_in(vars(module)))
+        views = any(other._is_view() and other._base is tensor for other in (*kept, *tensors_in(output)))
+        # what has a graph, or is kept, may have been saved for another backward pass, which its version would spoil
+        saved = tensor.requires_grad or any(other is tensor for other in kept)
+        told = self.followed and (views or not saved)
+        with contextlib.nullcontext() if told else _unsafe_preserve_version_counter(tensor):
             begun = _in_place(_Node, tensor) if tensor.requires_grad else _in_place(_Start, tensor, self._token)
-        try:
-            _ = [view.grad_fn for view in views]
-        except RuntimeError as err:
-            raise ValueError(
-                "the layer returns, or keeps, parts of its output that cannot be followed: made by chunk or split, or "
-                "under torch.no_grad(). Name a layer inside of it, or one after it."
-            ) from err
         self._begun.append(weakref.ref(begun))
         return begun
 
@@ -102,6 +101,16 @@ def is_its_own(tensor: Tensor, module: nn.Module, given: Any) -> bool:
         return all(memory_of(other) != memory for other in tensors_in(given) if other.layout == torch.strided)
     except (RuntimeError, NotImplementedError):  # inside of torch.vmap there is no memory
         return False
+
+
+def may_be_written(tensor: Tensor, module: nn.Module, given: Any) -> bool:
+    """Return whether another content of `tensor` is the layer's output for all who hold it, and nothing else."""
+    if not is_its_own(tensor, module, given) or any(
+        step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
+    ):
+        return False
+    held = (other for other in (*module.parameters(), *module.buffers()) if other.layout == torch.strided)
+    return memory_of(tensor) not in set(map(memory_of, held))
 
 
 def memory_of(tensor: Tensor) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import random
+import types
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -121,13 +123,16 @@ def check_no_state(instance: Explainer) -> None:
 
 
 def _copied(explainer: Explainer) -> Explainer:
-    """Return a copy as if it had never been called."""
-    made = copy.deepcopy(explainer)
+    """Return a copy as if it had never been called; what holds a lock or a file is copied by its parameters alone."""
+    try:
+        made = copy.deepcopy(explainer)
+    except Exception:  # whatever a class that cannot be copied raises
+        made = cases.changed(explainer)
     vars(made).pop(_MANAGER, None)
     return made
 
 
-def _content(holder: Any, above: tuple[int, ...] = ()) -> dict[str, Any]:
+def _content(holder: Any, seen: set[int] | None = None) -> dict[str, Any]:
     """Return what an object holds, in its `__dict__` and in slots, which attrs makes of fields, so that it compares."""
     held = dict(getattr(holder, "__dict__", {}))
     for cls in type(holder).__mro__:
@@ -137,24 +142,43 @@ def _content(holder: Any, above: tuple[int, ...] = ()) -> dict[str, Any]:
             name = f"_{cls.__name__.lstrip('_')}{slot}" if private else slot
             if hasattr(holder, name):
                 held[name] = getattr(holder, name)
-    above = (*above, id(holder))
-    return {name: _comparable(value, above) for name, value in held.items() if name not in (_MANAGER, "__weakref__")}
+    seen = {id(holder)} if seen is None else seen
+    return {name: _comparable(value, seen) for name, value in held.items() if name not in (_MANAGER, "__weakref__")}
 
 
-def _comparable(value: Any, above: tuple[int, ...]) -> Any:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().float().numpy()
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.tobytes()
-    if isinstance(value, dict):
-        return [(_comparable(key, above), _comparable(item, above)) for key, item in value.items()]
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return type(value).__name__, [_comparable(item, above) for item in value]
+def _comparable(value: Any, seen: set[int]) -> Any:
+    if isinstance(value, str | bytes | int | float | complex | None):
+        return repr(value)
+    if isinstance(value, Tensor | np.ndarray):
+        return _numbers(value)
+    if isinstance(value, torch.Generator | random.Random | np.random.Generator):
+        return _drawn(value)
+    if id(value) in seen or isinstance(value, types.ModuleType | types.FunctionType | types.MethodType | type):
+        return type(value).__name__
+    seen.add(id(value))
     if isinstance(value, nn.Module):
-        return id(value)
-    if id(value) in above or callable(value) or not (inside := _content(value, above)):
-        return repr(value) if isinstance(value, str | bytes | int | float | complex | None) else type(value).__name__
-    return type(value).__name__, inside
+        return type(value).__name__, _comparable(dict(value.state_dict()), seen)
+    if isinstance(value, dict):
+        return [(_comparable(key, seen), _comparable(item, seen)) for key, item in value.items()]
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return type(value).__name__, [_comparable(item, seen) for item in value]
+    return type(value).__name__, _content(value, seen)
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        if value.is_meta:
+            return str(value.dtype), tuple(value.shape)
+        value = value.dequantize() if value.is_quantized else value.detach().to_dense()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).cpu().resolve_conj().resolve_neg().numpy()
+    return value.dtype.str, value.shape, value.tobytes()
+
+
+def _drawn(generator: Any) -> Any:
+    """Return the state of a generator of random numbers."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().tolist()
+    return repr(generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state)
 
 
 def check_bad_input(instance: Explainer) -> None:
