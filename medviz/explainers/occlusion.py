@@ -59,10 +59,8 @@ class Occlusion(Explainer):
     """Hide window after window and map how much the score falls; a voxel gets the mean over the windows that hide it.
 
     The map is the score of the clean image less that of the hidden one, signed, in the score's unit: `(B, 1, *S)`, or
-    `(B, C, *S)` with `per_channel`. Windows lie within the image: within a window's width of its border fewer of them
-    lie over a voxel, and what matters there is drawn towards the border (with the "gaussian" occluder, a voxel 6 to 10
-    from the border of a map of 16-voxel windows peaks in the corner); the border of a `region` has this too. A smaller
-    window, or an image with a margin, shows such a place where it is.
+    `(B, C, *S)` with `per_channel`. Within a window's width of the border of the image or of a `region`, fewer windows
+    lie over a voxel, and what matters there is drawn towards the border; smaller windows show where it is.
 
     Source: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks",
     https://arxiv.org/abs/1311.2901, section 4.2. Differs: windows overlap and are blended, by the occluder's weights.
