@@ -59,8 +59,7 @@ class Occlusion(Explainer):
     """Hide window after window and map how much the score falls; a voxel gets the mean over the windows that hide it.
 
     The map is the score of the clean image less that of the hidden one, signed, in the score's unit: `(B, 1, *S)`, or
-    `(B, C, *S)` with `per_channel`. Within a window's width of the border of the image or of a `region`, fewer windows
-    lie over a voxel, and what matters there is drawn towards the border; smaller windows show where it is.
+    `(B, C, *S)` with `per_channel`. What matters within a window's width of the border is drawn towards the border.
 
     Source: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks",
     https://arxiv.org/abs/1311.2901, section 4.2. Differs: windows overlap and are blended, by the occluder's weights.
