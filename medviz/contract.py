@@ -12,6 +12,8 @@ import pluggy
 from medviz.errors import PluginError, suggest
 from medviz.hookspecs import KINDS, Plugin, Wrapper
 
+MANAGER = "_medviz_manager"  # the attribute of an instance that keeps what calls its hooks
+
 
 def hooks_of(kind: str) -> dict[str, tuple[str, ...]]:
     """Return the hooks that a plugin of `kind` may implement, with the arguments that each may name."""
@@ -116,7 +118,7 @@ def _manager(plugin: Plugin, wrappers: tuple[Wrapper, ...]) -> pluggy.PluginMana
     if not isinstance(plugin, Plugin):
         raise PluginError(f"{plugin!r} is not an instance of a medviz plugin.")
     state = vars(plugin)
-    kept: pluggy.PluginManager | None = state.get("_medviz_manager")
+    kept: pluggy.PluginManager | None = state.get(MANAGER)
     if not wrappers and kept is not None and kept.is_registered(plugin):  # a copy of a plugin has its original's
         return kept
     chain: list[tuple[Any, str]] = [(type(plugin), plugin.kind), *((type(w), "wrappers") for w in wrappers)]
@@ -130,7 +132,7 @@ def _manager(plugin: Plugin, wrappers: tuple[Wrapper, ...]) -> pluggy.PluginMana
     for wrapper in reversed(wrappers):  # pluggy calls the one registered last first
         manager.register(wrapper)
     if not wrappers:
-        state["_medviz_manager"] = manager
+        state[MANAGER] = manager
     return manager
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medviz.attribution import Attribution
+from medviz.contract import MANAGER
 from medviz.hookspecs import Explainer, Plugin, Renderer, hookimpl
 from medviz.rendering import Rendering
 from medviz.testing.outcome import TRACE, ConformanceError, NotApplicable, describe_error, name_of
@@ -39,7 +40,7 @@ def changed(instance: Any, **parameters: Any) -> Any:
     if attrs.has(type(instance)):
         return attrs.evolve(instance, **wanted)
     made = copy.copy(instance)
-    vars(made).pop("_medviz_manager", None)
+    vars(made).pop(MANAGER, None)
     vars(made).update(wanted)
     return made
 

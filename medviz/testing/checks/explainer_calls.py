@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medviz.contract import MANAGER
 from medviz.hookspecs import Explainer, Wrapper, hookimpl
 from medviz.testing import cases
 from medviz.testing.checks.watched import BrokenModelError, Watched
 from medviz.testing.models import Classifier
 from medviz.testing.outcome import TRACE, describe_error, fail, name_of, skip_unless
-
-_MANAGER = "_medviz_manager"
 
 
 def check_model_untouched(instance: Explainer) -> None:
@@ -128,7 +127,7 @@ def _copied(explainer: Explainer) -> Explainer:
         made = copy.deepcopy(explainer)
     except Exception:  # whatever a class that cannot be copied raises
         made = cases.changed(explainer)
-    vars(made).pop(_MANAGER, None)
+    vars(made).pop(MANAGER, None)
     return made
 
 
@@ -143,7 +142,7 @@ def _content(holder: Any, seen: set[int] | None = None) -> dict[str, Any]:
             if hasattr(holder, name):
                 held[name] = getattr(holder, name)
     seen = {id(holder)} if seen is None else seen
-    return {name: _comparable(value, seen) for name, value in held.items() if name not in (_MANAGER, "__weakref__")}
+    return {name: _comparable(value, seen) for name, value in held.items() if name not in (MANAGER, "__weakref__")}
 
 
 def _comparable(value: Any, seen: set[int]) -> Any:
