@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers_copying import WAYS, copied
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import DEVICES, seeded
@@ -133,10 +134,11 @@ class Drawn(nn.Module):
         return result
 
 
+@WAYS
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # it is slower, that is all
 @given(seed=st.integers(0, 10**9), nd=st.sampled_from([2, 3]), operations=st.integers(1, 9))
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_any_network(seed: int, nd: int, operations: int) -> None:
+def test_any_network(together: bool, seed: int, nd: int, operations: int) -> None:
     rng = random.Random(seed)
     torch.manual_seed(0)
     size = [rng.randint(7, 20) if nd == 2 else rng.randint(5, 9) for _ in range(nd)]
@@ -150,6 +152,7 @@ def test_any_network(seed: int, nd: int, operations: int) -> None:
             patches = torch.rand(len(corners), 2, *mask).double().to(device)
             copies = Box(image, patches, corners.tolist()).whole()
             expected = network.to(device)(copies.clone())
-            result = Incremental(network, image).run(patches, corners)
-            result = result.whole() if isinstance(result, Box) else result
+            with copied(together):
+                result = Incremental(network, image).run(patches, corners)
+                result = result.whole() if isinstance(result, Box) else result
             torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))

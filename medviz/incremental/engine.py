@@ -28,6 +28,7 @@ class Step:
         in_place: it overwrites its first argument.
         elementwise: it works on each voxel by itself.
         fact: its value is a size or a type.
+        weights: how many numbers each of its values is multiplied with, if it is a convolution or linear, else 0.
         done: whose values nobody needs after it.
     """
 
@@ -38,6 +39,7 @@ class Step:
     in_place: bool
     elementwise: bool
     fact: bool
+    weights: int
     done: list[fx.Node]
 
     @classmethod
@@ -50,15 +52,17 @@ class Step:
         first = node.args[0] if node.args else None
         free = isinstance(first, fx.Node) and is_new(first, traced) and len(first.users) == 1
         run = run_clean if not free else _relu_in_place if is_relu(node, traced) else plain
-        return cls(node, module, run, run_clean, overwrites, is_elementwise(node, module), is_fact(node), done)
+        weight = getattr(module, "weight", None)
+        weights = weight.shape[1:].numel() if isinstance(weight, Tensor) and weight.ndim > 1 else 0
+        voxelwise = is_elementwise(node, module)
+        return cls(node, module, run, run_clean, overwrites, voxelwise, is_fact(node), weights, done)
 
     def work(self, value: Any) -> float:
         """Return the multiplications that each row of its value took, if it is a convolution or linear."""
         value = value.block if isinstance(value, Box) else value
-        weight = getattr(self.module, "weight", None)
-        if not isinstance(weight, Tensor) or weight.ndim < 2 or not isinstance(value, Tensor) or not value.numel():
+        if not self.weights or not isinstance(value, Tensor) or not value.numel():
             return 0.0
-        return value[0].numel() * weight[0].numel()
+        return value.numel() / len(value) * self.weights
 
 
 class Incremental:
@@ -119,7 +123,7 @@ class Incremental:
             patches: `(M, C, *mask)`.
             corners: the first voxel of each patch, `(M, nd)`.
         """
-        values: dict[fx.Node, Any] = {self._image: Box(self.clean[self._image], patches, corners.tolist())}
+        values: dict[fx.Node, Any] = {self._image: Box(self.clean[self._image], patches, corners)}
         self._work_done, self._largest = 0.0, 0
         for step in self._steps[1:]:
             if any(node in values for node in step.node.all_input_nodes):  # else the clean value stands
@@ -196,7 +200,7 @@ def _outline(value: Any) -> Any:
 
 def _row_bytes(value: Any) -> int:
     value = value.block if isinstance(value, Box) else value
-    return value[:1].nbytes if isinstance(value, Tensor) and value.ndim else 0
+    return value.nbytes // len(value) if isinstance(value, Tensor) and value.ndim and len(value) else 0
 
 
 def _expand(value: Any, rows: int) -> Any:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medviz.finite import all_finite
-from medviz.incremental.boxes import Box, Size, Starts, parts
+from medviz.incremental.boxes import Box
+from medviz.incremental.copying import parts, rectangles
+from medviz.incremental.geometry import Size, Starts
 from medviz.incremental.windows import each_axis
 
 _LAYERS = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
@@ -31,27 +33,27 @@ class _Axis:
     """
 
     weights: Tensor
-    first: list[int]
-    last: list[int]
+    first: Starts
+    last: Starts
 
     @classmethod
     def of(cls, ones: Tensor, resize: Callable[[Tensor], Tensor]) -> _Axis:
         """Ask PyTorch itself what becomes of `(n, n)`, n maps of which each has a single voxel that is 1: `(n, m)`."""
         used = resize(ones.masked_fill(ones > 0, float("nan"))).isnan().int()
         first, last = used.argmax(0), len(ones) - 1 - used.flip(0).argmax(0)
-        return cls(resize(ones), first.tolist(), last.tolist())
+        return cls(resize(ones), first.numpy(force=True), last.numpy(force=True))
 
-    def reach(self, start: int, size: int) -> tuple[int, int]:
-        """Return the new voxels that `size` old ones from `start` on go into: the first, and the one behind the last.
+    def reach(self, starts: Starts, size: int) -> tuple[Starts, Starts]:
+        """Return the new voxels that `size` old ones from each of `starts` on go into: the first, and behind the last.
 
         The old ones may lie outside of the map.
         """
-        end = min(start + size, len(self.weights))
-        return bisect_left(self.last, max(start, 0)), bisect_right(self.first, end - 1)
+        ends = np.minimum(starts + size, len(self.weights))
+        return np.searchsorted(self.last, np.maximum(starts, 0)), np.searchsorted(self.first, ends - 1, "right")
 
-    def need(self, start: int, size: int) -> int:
-        """Return of how many old voxels `size` new ones from `start` on are made."""
-        return self.last[start + size - 1] - self.first[start] + 1
+    def need(self, starts: Starts, size: int) -> int:
+        """Return of how many old voxels `size` new ones from any of `starts` on are made, at most."""
+        return int((self.last[starts + size - 1] - self.first[starts]).max()) + 1
 
 
 @attrs.frozen
@@ -68,25 +70,22 @@ class Resized:
 
     def reach(self, box: Box) -> tuple[Starts, Size]:
         """Return the boxes of the output that a box of the input can reach: their first voxels and size."""
-        ends = [[a.reach(s, n) for a, s, n in zip(self.axes, start, box.size, strict=True)] for start in box.reach]
-        size = tuple(max(1, *(end - first for first, end in axis)) for axis in zip(*ends, strict=True))
-        return [[first for first, _ in row] for row in ends], size
+        ends = [axis.reach(starts, n) for axis, starts, n in zip(self.axes, box.reach.T, box.size, strict=True)]
+        size = tuple(max(1, int((end - first).max())) for first, end in ends)
+        return np.stack([first for first, _ in ends], 1), size
 
     def __call__(self, box: Box, starts: Starts, size: Size) -> Tensor:
         """Return the output inside of the boxes, `(M, C, *size)`."""
-        need = [max(axis.need(start[i], size[i]) for start in starts) for i, axis in enumerate(self.axes)]
-        where = [
-            [min(axis.first[s], w - n) for axis, s, w, n in zip(self.axes, start, box.shape, need, strict=True)]
-            for start in starts
-        ]
+        need = [axis.need(new, n) for axis, new, n in zip(self.axes, starts.T, size, strict=True)]
+        first = np.stack([axis.first[new] for axis, new in zip(self.axes, starts.T, strict=True)], 1)
+        where = np.minimum(first, np.subtract(box.shape, need))
         block = box.gather(where, need)
         if not all_finite(block):  # a sum of products would carry it along the whole axis
             return parts(self.run(box.whole()), starts, size)
         made = block.to(self.axes[0].weights.dtype)
         with torch.autocast(block.device.type, enabled=False):
             for i, axis in enumerate(self.axes):
-                corners = [(old[i], new[i]) for old, new in zip(where, starts, strict=True)]
-                weights = torch.stack([axis.weights[old : old + need[i], new : new + size[i]] for old, new in corners])
+                weights = rectangles(axis.weights, np.stack([where[:, i], starts[:, i]], 1), (need[i], size[i]))
                 along = torch.einsum("m...i,mij->m...j", made.movedim(i + 2, -1), weights)
                 made = along.movedim(-1, i + 2)
         return made.contiguous()

@@ -13,7 +13,9 @@ from torch import Tensor, fx, nn
 
 from medviz.finite import all_finite
 from medviz.incremental import resizing, windows
-from medviz.incremental.boxes import Box, Size, Starts, cut, fraction, inside, kept, union, within
+from medviz.incremental.boxes import Box
+from medviz.incremental.copying import cut
+from medviz.incremental.geometry import Size, Starts, fraction, inside, kept, union, within
 from medviz.incremental.nodes import Call
 
 _ELEMENTWISE_MODULES = (
@@ -53,7 +55,7 @@ _POOLS_ALIKE = 5  # arguments up to which the function takes them in the order o
 _Window = windows.Window | windows.Transposed | resizing.Resized
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Rules:
     """Makes a box of boxes, one operation at a time.
 
@@ -67,6 +69,7 @@ class Rules:
     nd: int
     dense: float = 1.0
     growth: float = 1.0
+    _of_layers: dict[fx.Node, _Window | None] = attrs.field(factory=dict, init=False)  # a layer says always the same
 
     def __call__(
         self,
@@ -137,7 +140,9 @@ class Rules:
         if not isinstance(args[0], Box) or _has_box(args[1:], kwargs):
             return None
         if module is not None:
-            return windows.of_module(module, self.nd) or resizing.of_module(module, args[0])
+            if node not in self._of_layers:
+                self._of_layers[node] = windows.of_module(module, self.nd) or resizing.of_module(module, args[0])
+            return self._of_layers[node]
         if node.target in _CONVOLUTIONS:
             return windows.convolution(*args[1:], **kwargs)
         if node.target in _POOLS and len(args) <= _POOLS_ALIKE:
@@ -149,13 +154,13 @@ class Rules:
         return windows.piece(*args) if node.target is operator.getitem else None
 
     def _through(self, window: _Window, box: Box, clean: Tensor) -> Box | None:
-        shape = clean.shape[2:]
+        shape = tuple(clean.shape[2:])
         reach, size = self._bounded(*window.reach(box), shape)
         if fraction(size, shape) > self.dense:
             return None
         return Box(clean, window(box, inside(reach, size, shape), size).to(clean.dtype), reach)
 
-    def _bounded(self, reach: Starts, size: Size, shape: Sequence[int]) -> tuple[Starts, Size]:
+    def _bounded(self, reach: Starts, size: Size, shape: Size) -> tuple[Starts, Size]:
         """What is run of the boxes that can have changed: what lies in the map, or less where they may not grow."""
         return within(reach, size, shape) if self.growth == 1 else kept(reach, size, shape, self.growth)
 
@@ -165,7 +170,7 @@ class Rules:
         shape = tuple(clean.shape[2:])
         if any(box.shape != shape for box in boxes):
             return None
-        reach, size = self._bounded(*union(boxes), shape)
+        reach, size = self._bounded(*union([box.reach for box in boxes], [box.size for box in boxes]), shape)
         blocks = [_block(value, inside(reach, size, shape), size, shape) for value in values]
         return None if any(block is None for block in blocks) else Box(clean, run(blocks), reach)
 
@@ -198,7 +203,7 @@ def flat(values: Any) -> list[Any]:
 def _block(value: Any, starts: Starts, size: Size, shape: Size) -> Any:
     """What an argument holds in the boxes: a block, or the constant that it is; None: neither."""
     if isinstance(value, Box):
-        same = value.size == size and value.starts == starts
+        same = value.size == size and (value.starts == starts).all()
         return value.block if same else value.gather(starts, size)
     if isinstance(value, Tensor) and value.shape[:1] == (1,) and tuple(value.shape[2:]) == shape:
         return cut(value, starts, size)

@@ -8,11 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medviz.incremental.boxes import Box, Margin, Size, Starts, parts
+from medviz.incremental.boxes import Box
+from medviz.incremental.copying import parts
+from medviz.incremental.geometry import Size, Starts
+
+Margin = Sequence[tuple[int, int]]
 
 _CONSTANT_PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad3d)
 
@@ -37,32 +42,29 @@ class Window:
 
     def reach(self, box: Box) -> tuple[Starts, Size]:
         """Return the boxes of the output that a box of the input can reach: their first voxels and size."""
-        axes = list(zip(self._extent, self.stride, self.padding, strict=True))
-        size = tuple((n + e - 2) // s + 1 for n, (e, s, _) in zip(box.size, axes, strict=True))
-        return [
-            [-((e - 1 - low - a) // s) for a, (e, s, (low, _)) in zip(r, axes, strict=True)] for r in box.reach
-        ], size
+        size = tuple((n + e - 2) // s + 1 for n, e, s in zip(box.size, self._extent, self.stride, strict=True))
+        return -((np.subtract(self._extent, self._low) - 1 - box.reach) // self.stride), size
 
     def __call__(self, box: Box, starts: Starts, size: Size) -> Tensor:
         """Return the output inside of the boxes, `(M, C, *size)`."""
         need = [(n - 1) * s + e for n, s, e in zip(size, self.stride, self._extent, strict=True)]
-        where = [
-            [a * s - low for a, s, (low, _) in zip(start, self.stride, self.padding, strict=True)] for start in starts
-        ]
+        where = starts * self.stride - self._low
         if isinstance(self.outside, float):
-            return self.run(box.gather(where, need, self.padding, self.outside))
+            return self.run(box.gather(where, need, self.outside))
         return self.run(self._mirrored(box, self.outside, where, need))
 
     @property
     def _extent(self) -> list[int]:
         return [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
 
+    @property
+    def _low(self) -> list[int]:
+        return [before for before, _ in self.padding]
+
     def _mirrored(self, box: Box, mode: str, where: Starts, need: Sequence[int]) -> Tensor:
         """Return the boxes of maps that are padded with what they hold themselves."""
         padded = F.pad(box.whole(), [m for both in reversed(self.padding) for m in both], mode=mode)
-        low = [before for before, _ in self.padding]
-        shifted = [[a + b for a, b in zip(at, low, strict=True)] for at in where]
-        return parts(padded, shifted, need)
+        return parts(padded, where + self._low, need)
 
 
 @attrs.frozen
@@ -83,24 +85,16 @@ class Transposed:
     def reach(self, box: Box) -> tuple[Starts, Size]:
         """Return the boxes of the output that a box of the input can reach: their first voxels and size."""
         size = tuple((n - 1) * s + e for n, e, s in zip(box.size, self._extent, self.stride, strict=True))
-        reach = [[a * s - p for a, s, p in zip(r, self.stride, self.padding, strict=True)] for r in box.reach]
-        return reach, size
+        return box.reach * self.stride - self.padding, size
 
     def __call__(self, box: Box, starts: Starts, size: Size) -> Tensor:
         """Return the output inside of the boxes, `(M, C, *size)`."""
-        axes = list(zip(self._extent, self.stride, self.padding, strict=True))
-        back = [-(-(e - 1) // s) for e, s, _ in axes]  # how many voxels of the input before its own reach an output
-        where = [[(a + p) // s - b for a, (_, s, p), b in zip(start, axes, back, strict=True)] for start in starts]
-        need = [(s - 1 + b * s + n - 1) // s + 2 for n, (_, s, _), b in zip(size, axes, back, strict=True)]
-        # as far as any box reaches out of the input, where there is nothing to add
-        low = [max(0, *(-start[a] for start in where)) for a in range(len(size))]
-        high = [max(0, *(start[a] + n - box.shape[a] for start in where)) for a, n in enumerate(need)]
-        made = self.run(box.gather(where, need, list(zip(low, high, strict=True))))
-        offsets = [
-            [a + p - f * s for a, f, (_, s, p) in zip(start, first, axes, strict=True)]
-            for start, first in zip(starts, where, strict=True)
-        ]
-        return parts(made, offsets, size)
+        axes = list(zip(self._extent, self.stride, strict=True))
+        back = [-(-(e - 1) // s) for e, s in axes]  # how many voxels of the input before its own reach an output
+        where = (starts + self.padding) // self.stride - back
+        need = [(s - 1 + b * s + n - 1) // s + 2 for n, (_, s), b in zip(size, axes, back, strict=True)]
+        made = self.run(box.gather(where, need))
+        return parts(made, starts + self.padding - where * self.stride, size)
 
     @property
     def _extent(self) -> list[int]:

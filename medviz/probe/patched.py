@@ -11,7 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from medviz.incremental.boxes import Box, cut
+from medviz.incremental.boxes import Box
+from medviz.incremental.copying import cut
 from medviz.incremental.engine import Incremental
 from medviz.probe.batching import is_out_of_memory
 from medviz.probe.guard import untouched
@@ -128,7 +129,7 @@ class PatchedPasses:
                     raise
                 self._refused.add(kind)
                 _log.warning("whole passes from here on, for incremental inference fails: %s", _first_line(err))
-        return self.runner.run(Box(rows.clean, patches, corners.tolist()).whole(), rows.index[part])
+        return self.runner.run(Box(rows.clean, patches, corners).whole(), rows.index[part])
 
     def _prove(self, engine: Incremental, rows: Patched, growth: float) -> None:
         """Hold a few windows against whole passes.
@@ -141,7 +142,7 @@ class PatchedPasses:
             made = self._run(engine, patches, corners)
         except Exception as err:
             raise _RefusedError(f"incremental inference fails here: {type(err).__name__}: {_first_line(err)}") from err
-        copies = Box(rows.clean, patches, corners.tolist()).whole()
+        copies = Box(rows.clean, patches, corners).whole()
         # one by one: `batch_size` may allow no more
         expected = torch.cat([self.runner.run(copy[None], rows.index[:1]) for copy in copies])
         if made.shape != expected.shape:
@@ -187,7 +188,7 @@ def _tried(rows: Patched) -> tuple[Tensor, Tensor]:
     At the border of the image other things happen than inside, and a window over a black background changes nothing.
     """
     patches, corners = _spread(rows, _LOOKED_AT)
-    change = (patches - cut(rows.clean, corners.tolist(), patches.shape[2:])).abs().flatten(1).amax(1).cpu()
+    change = (patches - cut(rows.clean, corners.numpy(), patches.shape[2:])).abs().flatten(1).amax(1).cpu()
     from_middle = (corners / rows.corners.amax(0).clamp_min(1) - 0.5).abs().amax(1)  # at most 1/2
     middle = int((from_middle + (change < change.amax() / 2)).argmin())
     last = slice(len(rows) - 1, None)

@@ -1,0 +1,120 @@
+"""Copy boxes out of maps and into them.
+
+On a CPU box after box, each a plain copy of memory; elsewhere all of them in one kernel, which is told where they lie
+without waiting for it: a GPU would otherwise stand still once for each box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medviz.incremental.geometry import Starts, meeting, overhang, together
+
+
+def cut(clean: Tensor, starts: Starts, size: Sequence[int], outside: float = 0.0) -> Tensor:
+    """Return boxes of one map `(1, C, *S)`: `(M, C, *size)`.
+
+    Args:
+        clean: the map.
+        starts: their first voxels, which may lie outside of it.
+        size: theirs.
+        outside: the value outside of the map.
+    """
+    if _by_index(clean):
+        return _cut_together(clean, starts, size, outside)
+    boxes = clean.new_empty(len(starts), clean.shape[1], *size)
+    for box, start in zip(boxes, starts.tolist(), strict=True):
+        _cut_into(box, clean[0], start, outside)
+    return boxes
+
+
+def cut_changed(
+    clean: Tensor, block: Tensor, at: Starts, starts: Starts, size: Sequence[int], outside: float = 0.0
+) -> Tensor:
+    """Return the same boxes of M copies of the map, each changed in one place.
+
+    Args:
+        clean, starts, size, outside: as for `cut`.
+        block: what stands in the changed places, `(M, C, *L)`.
+        at: their first voxels.
+    """
+    offsets = at - starts
+    if not _by_index(clean) or (offsets == offsets[:1]).all():
+        boxes = cut(clean, starts, size, outside)
+        put(boxes, block, offsets)
+        return boxes
+    # a kernel writes whole blocks, so that there must be room for them
+    low, high = overhang(offsets, block.shape[2:], size)
+    room = [n + a + b for n, a, b in zip(size, low, high, strict=True)]
+    boxes = cut(clean, starts - low, room, outside)
+    put(boxes, block, offsets + low)
+    for axis, (first, n) in enumerate(zip(low, size, strict=True), start=2):
+        boxes = boxes.narrow(axis, first, n)
+    return boxes
+
+
+def put(maps: Tensor, block: Tensor, at: Starts) -> None:
+    """Write one block `(M, C, *L)` into each of M maps `(M, C, *S)`; what hangs over their border is left out."""
+    groups = list(together(at))
+    size = block.shape[2:]
+    if len(groups) > 1 and _by_index(maps) and not any(map(any, overhang(at, size, maps.shape[2:]))):
+        where = (_count(maps), *_columns(at, maps.device))
+        _views(maps, size)[where] = block
+        return
+    for offset, rows in groups:
+        source, target = meeting(offset, size, maps.shape[2:])
+        there, here = (rows, slice(None), *target), (rows, slice(None), *source)
+        maps[there] = block[here]
+
+
+def parts(maps: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
+    """Return one box, which lies inside, of each of M maps: `(M, C, *size)`."""
+    where = (_count(maps), *_columns(starts, maps.device))
+    return _views(maps, size)[where]
+
+
+def rectangles(matrix: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
+    """Return parts of one matrix, `(M, *size)`."""
+    views = matrix.unfold(0, size[0], 1).unfold(1, size[1], 1)
+    return views[tuple(_columns(starts, matrix.device))]
+
+
+def _by_index(maps: Tensor) -> bool:
+    return maps.device.type != "cpu"
+
+
+def _cut_into(box: Tensor, clean: Tensor, start: Sequence[int], outside: float) -> None:
+    """Fill one box `(C, *L)` with what a map `(C, *S)` holds there."""
+    target, source = meeting([-s for s in start], clean.shape[1:], box.shape[1:])
+    if any(part.stop - part.start < n for part, n in zip(source, box.shape[1:], strict=True)):
+        box.fill_(outside)
+    there, here = (slice(None), *source), (slice(None), *target)
+    box[there] = clean[here]
+
+
+def _cut_together(clean: Tensor, starts: Starts, size: Sequence[int], outside: float) -> Tensor:
+    low, high = overhang(starts, size, clean.shape[2:])
+    if any(low) or any(high):
+        both = zip(reversed(low), reversed(high), strict=True)
+        clean = F.pad(clean, [n for pair in both for n in pair], value=outside)
+    return _views(clean, size)[0][tuple(_columns(starts + low, clean.device))]
+
+
+def _views(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Return every box of a size, at each place of each map: `(M, *P, C, *size)`, a view."""
+    for axis, n in enumerate(size, start=2):
+        maps = maps.unfold(axis, n, 1)
+    return maps.movedim(1, 1 + len(size))
+
+
+def _count(maps: Tensor) -> Tensor:
+    return torch.arange(len(maps), device=maps.device)
+
+
+def _columns(starts: Starts, device: torch.device) -> tuple[Tensor, ...]:
+    """Return one index for each axis, `(M,)`; the copy is not waited for."""
+    return torch.from_numpy(starts.T.copy()).to(device, non_blocking=True).unbind()
