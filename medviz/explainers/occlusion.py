@@ -80,7 +80,7 @@ class Occlusion(Explainer):
             (patches, image, corners) as `Occluder.Hooks.occlude`.
         per_channel: hide one channel at a time and make a map of each: which modality matters?
         region: the part to be mapped, (first voxel, after the last) for each axis; None: all. Elsewhere the map is 0.
-        incremental: run again only what a window can change, where that is faster; the result is the same.
+        incremental: run again only what a window can change, where that is faster; the result is the same to rounding.
         growth: how much of a feature map a window may change along each axis, in (0, 1], where `incremental` is taken:
             below 1 what lies further from it is left as it is, and the map is approximate; the log says how far from
             exact a few windows are. 0.5 runs at most an eighth of each 3-D feature map, a quarter of each 2-D one.

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 IN_PLACE = {operator.iadd, operator.imul, operator.isub, operator.itruediv}
 _FACTS = ("shape", "ndim", "dtype", "device", "layout", "is_cuda")
 _FACT_METHODS = ("size", "dim", "ndimension", "numel", "nelement", "is_floating_point")
-_IS_FACT = "medviz_is_fact"
+_IS_FACT, _LAYER = "medviz_is_fact", "medviz_layer"
 
 Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
@@ -27,8 +27,13 @@ def operation(node: fx.Node, module: nn.Module | None) -> Call:
 
 
 def layer(node: fx.Node, root: nn.Module) -> nn.Module | None:
-    """Return the layer that a node calls, if it calls one."""
-    return root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    """Return the layer that a node calls, if it calls one; it is looked up once, for that takes as long as a layer."""
+    if node.op != "call_module":
+        return None
+    known: tuple[Any, nn.Module] | None = node.meta.get(_LAYER)
+    if known is None or known[0] != node.target:
+        known = node.meta[_LAYER] = node.target, root.get_submodule(str(node.target))
+    return known[1]
 
 
 def arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -69,13 +69,13 @@ class PatchedPasses:
         """Return what runs some of the rows incrementally; None where whole passes are better.
 
         It is refused, with a logged reason, where the model cannot be traced, where its result is not the same as that
-        of whole passes, and where it would save little work. Nothing is timed: the choice is the same in every run.
+        of whole passes, and where it would save little work. Nothing is timed here.
 
         Args:
             rows: the copies.
             growth: of boxes, as `Incremental`; below 1 the error is measured on a few windows, and logged.
         """
-        kind = (rows.patches(slice(0, 1)).shape, growth)
+        kind = self.kind(rows, growth)
         image = (int(rows.index[0]), growth)
         known = self._held is not None and self._held[0] == image and (image, kind) in self._proved
         if kind in self._refused or not (known or len(rows) >= _FEWEST):
@@ -90,6 +90,10 @@ class PatchedPasses:
             return None
         self._proved.add((image, kind))
         return Prepared(functools.partial(self._rows, engine, rows, kind), engine.row_bytes)
+
+    def kind(self, rows: Patched, growth: float) -> Any:
+        """Return what rows have in common for which incremental inference is better, or whole passes."""
+        return rows.patches(slice(0, 1)).shape, growth
 
     def _engine(self, rows: Patched, image: Any, growth: float) -> Incremental:
         """The clean activations of an image, made once.
@@ -142,13 +146,13 @@ class PatchedPasses:
             made = self._run(engine, patches, corners)
         except Exception as err:
             raise _RefusedError(f"incremental inference fails here: {type(err).__name__}: {_first_line(err)}") from err
+        if engine.share > _WORTH:
+            raise _RefusedError(f"incremental inference does {engine.share:.0%} of the work of whole passes")
         copies = Box(rows.clean, patches, corners).whole()
         # one by one: `batch_size` may allow no more
         expected = torch.cat([self.runner.run(copy[None], rows.index[:1]) for copy in copies])
         if made.shape != expected.shape:
             raise _RefusedError(f"incremental inference gives {tuple(made.shape)} and not {tuple(expected.shape)}")
-        if engine.share > _WORTH:
-            raise _RefusedError(f"incremental inference does {engine.share:.0%} of the work of whole passes")
         if growth == 1:
             if (expected == expected[:1]).all():
                 raise _RefusedError("the windows that are tried change nothing, which proves nothing")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -16,7 +16,8 @@ from medviz.probe.compiled import CompiledPasses
 from medviz.probe.cut import Replace
 from medviz.probe.gradients import wide
 from medviz.probe.layers import module_of
-from medviz.probe.patched import Patched, PatchedPasses
+from medviz.probe.patched import Patched, PatchedPasses, Prepared
+from medviz.probe.quicker import Quicker, Way, is_timed
 from medviz.probe.runner import Runner
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
@@ -47,6 +48,7 @@ class PerturbedPasses:
     batches: Batches
     compiled: CompiledPasses | None
     patched: PatchedPasses
+    _incremental: dict[Any, bool] = attrs.field(factory=dict, init=False)  # which way was quicker
 
     def run(self, inputs: Rows, index: Tensor, replace: Mapping[str, Rows], reduce: Reduce | None = None) -> Tensor:
         """Return the outputs `(M, N, …)`, float32 or float64, or what `reduce` makes of them.
@@ -57,6 +59,35 @@ class PerturbedPasses:
             replace: what layers are to return instead.
             reduce: from some of the outputs and their part of `index` to what is kept of them.
         """
+        return torch.cat(list(self.batches.each(len(inputs), self._way(inputs, index, replace, reduce), graph=False)))
+
+    def run_patched(self, rows: Patched, growth: float, reduce: Reduce | None) -> Tensor:
+        """Return the same of copies that differ inside of a window, incrementally where that proves itself."""
+        kind = self.patched.kind(rows, growth)
+        if growth == 1 and is_timed(rows.clean.device) and not self._incremental.get(kind):
+            return self._run_quicker(rows, kind, reduce)
+        part = self.patched.prepared(rows, growth)
+        if part is None:
+            return self.run(rows, rows.index, {}, reduce)
+        run = self._incrementally(part, rows, reduce)
+        return torch.cat(list(self.batches.each(len(rows), run, graph=False, row_bytes=part.row_bytes)))
+
+    def _run_quicker(self, rows: Patched, kind: Any, reduce: Reduce | None) -> Tensor:
+        """Return the same, where the first rows tell which way is quicker."""
+        whole = self._way(rows, rows.index, {}, reduce)
+
+        def prepare() -> Way | None:
+            part = self.patched.prepared(rows)
+            return None if part is None else self._incrementally(part, rows, reduce)
+
+        run = whole if kind in self._incremental else Quicker(len(rows), whole, prepare)
+        results = list(self.batches.each(len(rows), run, graph=False))
+        if isinstance(run, Quicker) and run.incremental is not None:
+            self._incremental[kind] = run.incremental
+        return torch.cat(results)
+
+    def _way(self, inputs: Rows, index: Tensor, replace: Mapping[str, Rows], reduce: Reduce | None) -> Way:
+        """Return what makes whole passes of some of the rows."""
         modules = {name: module_of(self.runner.model, name) for name in replace}
         calls = self.clean.calls(list(modules)) if modules else {}
         runner = self._whole(len(inputs), bool(modules))
@@ -66,18 +97,10 @@ class PerturbedPasses:
             output = replaced.run(lambda: runner.run(inputs[rows], index[rows]))
             return _kept(output, index[rows], reduce)
 
-        return torch.cat(list(self.batches.each(len(inputs), run, graph=False)))
+        return run
 
-    def run_patched(self, rows: Patched, growth: float, reduce: Reduce | None) -> Tensor:
-        """Return the same of copies that differ inside of a window, incrementally where that proves itself."""
-        part = self.patched.prepared(rows, growth)
-        if part is None:
-            return self.run(rows, rows.index, {}, reduce)
-
-        def run(some: slice) -> Tensor:
-            return _kept(part.run(some), rows.index[some], reduce)
-
-        return torch.cat(list(self.batches.each(len(rows), run, graph=False, row_bytes=part.row_bytes)))
+    def _incrementally(self, part: Prepared, rows: Patched, reduce: Reduce | None) -> Way:
+        return lambda some: _kept(part.run(some), rows.index[some], reduce)
 
     def _whole(self, rows: int, hooked: bool) -> Runner | CompiledPasses:
         """What makes whole passes: a compiled model calls no hooks, and one pass is not worth compiling for."""
