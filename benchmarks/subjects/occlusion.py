@@ -1,8 +1,9 @@
 """Occlusion, window by window, beside MONAI with the same windows, and beside bare passes where nothing can be saved.
 
-A whole 3-D map takes minutes on few cores, so that rows of windows through the middle of the image are compared, from
-border to border along the last axis. That is no advantage for medviz: nearer to the border less of the image is within
-reach of a window, and the clean pass and the proof, made once for each map, are shared by few windows.
+A whole 3-D map takes minutes on few cores, so that on a CPU rows of windows through the middle of the image are
+compared, from border to border along the last axis. That is no advantage for medviz: nearer to the border less of the
+image is within reach of a window, and the clean pass and the proof, made once for each map, are shared by few windows.
+An accelerator makes whole maps.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from medviz.occluders.constant import Constant
 Region = tuple[tuple[int, int], ...]
 
 MASK, STEP = 16, 8
-_BATCH = 16  # copies in one pass, for both: MONAI's default
+_BATCH = 16  # copies in one pass on a CPU, for both: MONAI's default
+_BATCH_ON_ACCELERATORS = 64  # for both: few rows leave an accelerator idle
 _TOLERANCE = 1e-5  # of the largest score behind a window: nothing is timed above it
 _CASES = [  # network, (edge, rows of windows), the same when quick
     ("3-D ResNet18", (96, 5), (40, 4)),
@@ -96,18 +98,26 @@ def heard() -> Iterator[list[str]]:
         logger.propagate = passed_on
 
 
-def _ours(method: Occlusion, model: nn.Module, image: Tensor, batch: int = _BATCH) -> Tensor:
+def _batch(device: str) -> int:
+    return _BATCH if device == "cpu" else _BATCH_ON_ACCELERATORS
+
+
+def _part(edge: int, nd: int, rows: int, device: str) -> Region:
+    return region(edge, nd, rows) if device == "cpu" else ((0, edge),) * nd
+
+
+def _ours(method: Occlusion, model: nn.Module, image: Tensor, batch: int) -> Tensor:
     """Return how much the score of class 0 falls, where it is looked at."""
     values = method(model, image, 0, batch_size=batch).values
     return values[(..., *(slice(low, high) for low, high in method.region or ()))]
 
 
-def _monai(model: nn.Module, image: Tensor, part: Region) -> Way:
+def _monai(model: nn.Module, image: Tensor, part: Region, batch: int) -> Way:
     try:
         from monai.visualize import OcclusionSensitivity
     except ImportError as err:
         raise RuntimeError("MONAI is not installed, and this is compared with it.") from err
-    settings = {"mask_size": MASK, "n_batch": _BATCH, "mode": 0.0, "overlap": 0.5}
+    settings = {"mask_size": MASK, "n_batch": batch, "mode": 0.0, "overlap": 0.5}
     peer = OcclusionSensitivity(model, activate=False, verbose=False, **settings)
     box = [bound for pair in part for bound in pair]
     return lambda: torch.as_tensor(peer(image, b_box=box)[0])[:, :1].cpu()
@@ -116,9 +126,10 @@ def _monai(model: nn.Module, image: Tensor, part: Region) -> Way:
 def _compare(name: str, edge: int, rows: int, options: Options) -> Iterator[Row]:
     network = NETWORKS[name]
     model, image = network.model(options.device), network.image(edge, options.device)
-    method = Occlusion(MASK, 0.5, Constant(0.0), region=region(edge, network.nd, rows))
-    ours = partial(_ours, method, own(model), image)
-    theirs = _monai(own(model), image, method.region or ())
+    part = _part(edge, network.nd, rows, options.device)
+    method, batch = Occlusion(MASK, 0.5, Constant(0.0), region=part), _batch(options.device)
+    ours = partial(_ours, method, own(model), image, batch)
+    theirs = _monai(own(model), image, part, batch)
     clean = float(inference(model, image)[0, 0])
     with heard() as reasons:
         found = agree({"medviz": clean - ours(), "MONAI": theirs()}, _TOLERANCE)
@@ -126,7 +137,7 @@ def _compare(name: str, edge: int, rows: int, options: Options) -> Iterator[Row]
     times = interleaved({"medviz": ours, "MONAI": theirs}, rounds, options.device, warm=True)
     windows = len(method.windows(image.shape[2:]))
     title = f"{name}, {network.size(edge)}, {windows} windows of {network.size(MASK)}, stride {STEP}"
-    note = "; ".join([f"maps {said(found)}", f"{rounds} rounds", *reasons])
+    note = "; ".join([f"maps {said(found)}", f"{batch} copies in one pass", f"{rounds} rounds", *reasons])
     yield Row(f"occlusion {name}", title, ratio(times, "MONAI", "medviz"), medians(times), note)
     yield Row("occlusion error", f"{title}: maps", Spread(found, found, found), note="the scores behind the windows")
 
@@ -145,7 +156,8 @@ def _exact(name: str, options: Options) -> Iterator[Row]:
         model, image = network.model(options.device).to(dtype), network.image(edge, options.device).to(dtype)
         fast, slow = (Occlusion(MASK, 0.5, Constant(0.0), region=part, incremental=how) for how in (True, False))
         with heard() as reasons:
-            made = _ours(fast, model, image, 2)  # 3-D convolutions in double precision unfold their input
+            with _always_incremental():
+                made = _ours(fast, model, image, 2)  # 3-D convolutions in double precision unfold their input
             whole = _ours(slow, model, image, 2)
         found[dtype] = error(made, whole)
         if dtype == torch.float32:
@@ -157,17 +169,28 @@ def _exact(name: str, options: Options) -> Iterator[Row]:
     yield Row("occlusion exact", f"{name}, {network.size(edge)}: falls", Spread(worst, worst, worst), note=note)
 
 
+@contextlib.contextmanager
+def _always_incremental() -> Iterator[None]:
+    """Let no clock decide, as one does on an accelerator."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def _untraceable(edge: int, options: Options) -> Iterator[Row]:
     network = NETWORKS["2-D ResNet18"]
     model, image = Untraceable(network.model(options.device)), network.image(edge, options.device)
-    method = Occlusion(MASK, 0.5, Constant(0.0), region=region(edge, 2, 2))
+    part, batch = _part(edge, 2, 2, options.device), _batch(options.device)
+    method = Occlusion(MASK, 0.5, Constant(0.0), region=part)
     copies = torch.cat([image] * len(method.windows(image.shape[2:])))
 
     def bare() -> list[Tensor]:
-        return [inference(model, part) for part in (image, *copies.split(_BATCH))]
+        return [inference(model, some) for some in (image, *copies.split(batch))]
 
-    ours = partial(_ours, method, model, image)
-    theirs = _monai(own(model), image, method.region or ())
+    ours = partial(_ours, method, model, image, batch)
+    theirs = _monai(own(model), image, part, batch)
     found = agree({"medviz": float(inference(model, image)[0, 0]) - ours(), "MONAI": theirs()}, _TOLERANCE)
     rounds = options.rounds(9)
     times = interleaved({"medviz": ours, "bare passes": bare}, rounds, options.device)
