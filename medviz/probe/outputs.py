@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 _KEYS = ("logits", "out")
+_FLAT = frozenset({bool, int, float, str, type(None)})
+_HOLDERS = (dict, tuple, list, Mapping)
 
 
 def select(raw: Any, choose: Callable[[Any], Tensor] | str | int | None = None) -> Tensor:
@@ -75,14 +77,17 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from tensors_in(list(value.values()))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
+    """Yield the tensors in nested tuples, lists and dicts, in no particular order."""
+    left, seen = [value], set()
+    while left:
+        one = left.pop()
+        if type(one) in _FLAT:
+            continue
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, _HOLDERS) and one and id(one) not in seen:  # it may hold itself
+            seen.add(id(one))
+            left += one if isinstance(one, tuple | list) else one.values()
 
 
 def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
