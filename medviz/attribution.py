@@ -41,7 +41,7 @@ class Attribution:
         raw: the values on the method's own grid `(B, K, *s)`, before they were resized.
         affine: (B, 4, 4), from voxel indices to RAS+ millimetres, or None.
         index: the position of each image in the batch that was explained.
-        provenance: method, parameters, package, version, layers, seed, versions: plain data.
+        provenance: method, parameters, package, version, layers, seed, how the model was run, versions: plain data.
     """
 
     values: Tensor

@@ -89,6 +89,7 @@ def explain(
     check_batch_size(batch_size)
     check_compiled(compiled)
     around = as_wrappers(wrappers)
+    how = {"output": _plain(output), "autocast": _plain(autocast), "compiled": compiled}
     batches: list[list[Attribution]] = []
     for index in _chunks(len(images), batch_size, unwrap(model)):
         rows = images if len(index) == len(images) else images[index]
@@ -108,7 +109,7 @@ def explain(
         part = None if affines is None else affines[index.numpy()]
         taken = [(one.label, take(one, index, len(images))) for one in targets]
         with probe:
-            batches.append(list(_results(probe, chosen, taken, rows, part, index, around)))
+            batches.append(list(_results(probe, chosen, taken, rows, part, index, around, how)))
     results = [_join(parts) for parts in zip(*batches, strict=True)]
     return results if several else results[0]
 
@@ -174,6 +175,7 @@ def _results(
     affine: np.ndarray | None,
     index: Tensor,
     wrappers: Wrappers,
+    how: Mapping[str, Any],
 ) -> Iterator[Attribution]:
     fixed = [(label, probe.fix(target)) for label, target in targets]
     scores = {target: tuple(probe.scores(target).tolist()) for _, target in fixed}
@@ -198,7 +200,7 @@ def _results(
                 raw=raw.to("cpu", copy=True),  # each target's own
                 affine=affine,
                 index=tuple(index.tolist()),
-                provenance=_provenance(probe, asked),
+                provenance=_provenance(probe, asked, how),
             )
 
 
@@ -216,8 +218,8 @@ def resize(values: Tensor, size: Sequence[int], align_corners: bool = False) -> 
     return F.interpolate(values, size=tuple(size), mode=mode, align_corners=align_corners)
 
 
-def _provenance(probe: Probe, asked: _Asked) -> dict[str, Any]:
-    """Return, as plain data, everything that is needed to make the map again."""
+def _provenance(probe: Probe, asked: _Asked, how: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, as plain data, what is needed to make the map again of the same model, image and target."""
     explainer = asked.explainer
     return {
         "method": asked.entry.name,
@@ -227,6 +229,7 @@ def _provenance(probe: Probe, asked: _Asked) -> dict[str, Any]:
         "package_version": asked.entry.version,
         "layers": [probe.layer_name(layer) for layer in _layers(explainer)],
         "seed": getattr(explainer, "seed", None),
+        "run": {**how, "device": str(probe.inputs.device), "dtype": _plain(probe.inputs.dtype)},
         "versions": {"medviz": medviz.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
@@ -241,6 +244,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, str | int | float | bool | None):
         return value
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
     return getattr(value, "__name__", str(value))
 
 

@@ -227,6 +227,19 @@ class TestProvenance:
         assert provenance["versions"]["torch"] == torch.__version__
         assert set(provenance["versions"]) >= {"medviz", "torch", "python"}
         assert provenance["seed"] is None
+        asked = {"output": None, "autocast": None, "compiled": False}
+        assert provenance["run"] == {**asked, "device": "cpu", "dtype": "float32"}
+
+    def test_how_the_model_was_run(self) -> None:
+        def logits(raw: Any) -> Any:
+            return raw
+
+        options: dict[str, Any] = {"output": logits, "autocast": torch.bfloat16}
+        provenance = one(Classifier(2).double(), images(2, 2, 8, 8).double(), "gradcam", 1, **options).provenance
+        assert provenance["run"]["output"] == "logits"
+        assert provenance["run"]["autocast"] == "bfloat16"
+        assert provenance["run"]["dtype"] == "float64"
+        assert json.loads(json.dumps(provenance)) == provenance
 
     def test_the_plugin_string_makes_the_map_again(self) -> None:
         model, image = Classifier(2), images(2, 2, 8, 8)
