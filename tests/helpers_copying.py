@@ -1,4 +1,4 @@
-"""Copy boxes on a CPU in either way, so that what accelerators do is tested without one."""
+"""Copy boxes on a CPU in either way, so that what a GPU does is tested without one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from medviz.incremental import copying
 
-WAYS = pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
+WAYS = pytest.mark.parametrize("by_index", [False, True], ids=["one by one", "by index"])
 
 
 @contextlib.contextmanager
-def copied(together: bool) -> Iterator[None]:
-    """Copy boxes together, in one kernel, or one by one, whatever the device."""
-    with mock.patch.object(copying, "_by_index", return_value=together):
+def copied(by_index: bool) -> Iterator[None]:
+    """Copy boxes by an index, in one kernel, or one by one, whatever the device."""
+    with mock.patch.object(copying, "_by_index", return_value=by_index):
         yield

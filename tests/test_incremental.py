@@ -503,6 +503,13 @@ def test_batch_norm_is_folded_into_copies() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_two_batch_norms_after_one_convolution_are_both_folded() -> None:
+    norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(4)]
+    for norm in norms:
+        norm.running_mean, norm.running_var = torch.randn(4), torch.rand(4) + 0.5
+    check(nn.Sequential(nn.Conv2d(2, 4, 3), *norms, nn.ReLU(), *head(4)), torch.rand(1, 2, 12, 12), (3, 3))
+
+
 def test_layers_whose_names_differ_in_a_dot_alone_are_folded_apart() -> None:
     model = nn.Module()
     model.a_b = nn.ModuleDict({"c": nn.Conv2d(1, 1, 3)})
@@ -656,9 +663,7 @@ def network(nd: int = 2, channels: int = 2) -> nn.Module:
 def test_occlusion_is_the_same_with_far_fewer_whole_passes(
     nd: int, per_channel: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        perturbed, "is_timed", lambda device: False
-    )  # the clock of a GPU would decide, and not the work
+    monkeypatch.setattr(perturbed, "is_timed", lambda device: False)
     model = Counted(network(nd)).to(device)
     image = torch.rand(2, 2, *((32, 27) if nd == 2 else (20, 18, 17)), device=device)
     fast = Occlusion(6, 0.5, per_channel=per_channel)

@@ -56,10 +56,10 @@ def with_block(one: Tensor, block: Tensor, start: np.ndarray) -> Tensor:
 @WAYS
 @pytest.mark.parametrize("device", DEVICES)
 @given(case=places(reach=3), outside=st.sampled_from([0.0, float("-inf")]))
-def test_boxes_of_one_map(together: bool, device: str, case: Any, outside: float) -> None:
+def test_boxes_of_one_map(by_index: bool, device: str, case: Any, outside: float) -> None:
     shape, size, starts = case
     clean = torch.rand(1, 2, *shape)
-    with copied(together):
+    with copied(by_index):
         made = copying.cut(clean.to(device), starts, size, outside)
     assert torch.equal(made.cpu(), torch.stack([box_of(clean[0], start, size, outside) for start in starts]))
 
@@ -67,14 +67,14 @@ def test_boxes_of_one_map(together: bool, device: str, case: Any, outside: float
 @WAYS
 @pytest.mark.parametrize("device", DEVICES)
 @given(case=places(reach=3), data=st.data())
-def test_boxes_of_changed_copies(together: bool, device: str, case: Any, data: st.DataObject) -> None:
+def test_boxes_of_changed_copies(by_index: bool, device: str, case: Any, data: st.DataObject) -> None:
     shape, size, starts = case
     block_size = tuple(data.draw(st.integers(1, n)) for n in shape)
     at = np.array([[data.draw(st.integers(0, n - k)) for n, k in zip(shape, block_size, strict=True)] for _ in starts])
     clean, block = torch.rand(1, 2, *shape), torch.rand(len(starts), 2, *block_size)
     changed = [with_block(clean[0], *one) for one in zip(block, at, strict=True)]
     expected = torch.stack([box_of(*one, size, 0.0) for one in zip(changed, starts, strict=True)])
-    with copied(together):
+    with copied(by_index):
         made = copying.cut_changed(clean.to(device), block.to(device), at, starts, size)
     assert torch.equal(made.cpu(), expected)
 
@@ -82,26 +82,46 @@ def test_boxes_of_changed_copies(together: bool, device: str, case: Any, data: s
 @WAYS
 @pytest.mark.parametrize("device", DEVICES)
 @given(case=places(reach=2))
-def test_blocks_are_written_and_what_hangs_over_is_left_out(together: bool, device: str, case: Any) -> None:
+def test_blocks_are_written_and_what_hangs_over_is_left_out(by_index: bool, device: str, case: Any) -> None:
     shape, size, starts = case
     maps, block = torch.rand(len(starts), 2, *shape), torch.rand(len(starts), 2, *size)
     made = maps.to(device, copy=True)
-    with copied(together):
+    with copied(by_index):
         copying.put(made, block.to(device), starts)
     assert torch.equal(made.cpu(), torch.stack([with_block(*one) for one in zip(maps, block, starts, strict=True)]))
 
 
+@WAYS
 @pytest.mark.parametrize("device", DEVICES)
 @given(case=places(reach=0))
-def test_one_box_of_each_map(device: str, case: Any) -> None:
+def test_one_box_of_each_map(by_index: bool, device: str, case: Any) -> None:
     shape, size, starts = case
     maps = torch.rand(len(starts), 2, *shape)
     expected = [box_of(one, start, size, 0.0) for one, start in zip(maps, starts, strict=True)]
-    assert torch.equal(copying.parts(maps.to(device), starts, size).cpu(), torch.stack(expected))
+    with copied(by_index):
+        made = copying.parts(maps.to(device), starts, size)
+    assert torch.equal(made.cpu(), torch.stack(expected))
 
 
+@WAYS
 @pytest.mark.parametrize("device", DEVICES)
-def test_parts_of_a_matrix(device: str) -> None:
+def test_blocks_are_written_by_deterministic_algorithms_too(by_index: bool, device: str) -> None:
+    maps, block = torch.zeros(3, 2, 9, 9, device=device), torch.rand(3, 2, 3, 3, device=device)
+    starts = np.array([[0, 0], [1, 2], [3, 4]])
+    torch.use_deterministic_algorithms(True)
+    try:
+        with copied(by_index):
+            copying.put(maps, block, starts)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(copying.parts(maps, starts, (3, 3)), block)
+    assert int(maps.count_nonzero()) == int(block.count_nonzero())
+
+
+@WAYS
+@pytest.mark.parametrize("device", DEVICES)
+def test_parts_of_a_matrix(by_index: bool, device: str) -> None:
     matrix = torch.arange(30.0, device=device).reshape(5, 6)
-    made = copying.rectangles(matrix, np.array([[0, 0], [1, 2], [3, 4]]), (2, 2))
+    with copied(by_index):
+        made = copying.rectangles(matrix, np.array([[0, 0], [1, 2], [3, 4]]), (2, 2))
     assert torch.equal(made, torch.stack([matrix[:2, :2], matrix[1:3, 2:4], matrix[3:, 4:]]))

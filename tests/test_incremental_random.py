@@ -138,7 +138,7 @@ class Drawn(nn.Module):
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # it is slower, that is all
 @given(seed=st.integers(0, 10**9), nd=st.sampled_from([2, 3]), operations=st.integers(1, 9))
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_any_network(together: bool, seed: int, nd: int, operations: int) -> None:
+def test_any_network(by_index: bool, seed: int, nd: int, operations: int) -> None:
     rng = random.Random(seed)
     torch.manual_seed(0)
     size = [rng.randint(7, 20) if nd == 2 else rng.randint(5, 9) for _ in range(nd)]
@@ -152,7 +152,7 @@ def test_any_network(together: bool, seed: int, nd: int, operations: int) -> Non
             patches = torch.rand(len(corners), 2, *mask).double().to(device)
             copies = Box(image, patches, corners.tolist()).whole()
             expected = network.to(device)(copies.clone())
-            with copied(together):
+            with copied(by_index):
                 result = Incremental(network, image).run(patches, corners)
                 result = result.whole() if isinstance(result, Box) else result
             torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from medviz.explainers.occlusion import Occlusion
 from medviz.occluders.constant import Constant
 from medviz.probe import perturbed, quicker
-from medviz.probe.batching import in_batches
 from medviz.probe.patched import PatchedPasses
 from medviz.probe.quicker import Quicker
 
@@ -30,69 +30,134 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def run(clock: Clock, rows: int, size: int, whole: float, incremental: float | None) -> tuple[str, Quicker]:
-    """Run rows, where a way takes so many seconds for each; return which way each slice went: w or i."""
-    went = []
+class Ways:
+    """Two ways to the same results, and how long each takes: for each row, for each pass, and for the first pass."""
 
-    def way(name: str, pace: float) -> quicker.Way:
-        def some(part: slice) -> Tensor:
-            taken = torch.arange(rows)[part]
-            clock.now += pace * len(taken) + 100 * (name not in went)  # the first time takes long
-            went.append(name)
-            return taken
+    def __init__(self, clock: Clock, whole: float, incremental: float | None, each: float = 0.0) -> None:
+        self.clock, self.paces, self.each = clock, {"w": whole, "i": incremental}, each
+        self.went, self.ready, self.memory = "", 0.0, {"w": 1000, "i": 1000}
+        self.quicker = Quicker()
 
-        return some
+    def way(self, name: str) -> quicker.Way:
+        def run(some: slice) -> Tensor:
+            rows = some.stop - some.start
+            if rows > self.memory[name]:
+                raise torch.OutOfMemoryError("memory")
+            self.clock.now += (self.paces[name] or 0.0) * rows + self.each + 100 * (name not in self.went)
+            self.went += name
+            return torch.arange(1000)[some]
 
-    chosen = Quicker(rows, way("w", whole), lambda: None if incremental is None else way("i", incremental))
-    results = list(in_batches(rows, size, chosen))
-    assert torch.equal(torch.cat(results), torch.arange(rows))
-    return "".join(went), chosen
+        return run
+
+    def prepare(self) -> quicker.Way | None:
+        self.clock.now += self.ready
+        return None if self.paces["i"] is None else self.way("i")
+
+    def results(self, rows: int, full: int) -> Iterator[Tensor]:
+        done = yield from self.quicker.first(rows, full, self.way("w"), self.prepare)
+        yield from quicker.after(done, self.way("i" if self.quicker.incremental else "w"), rows, full)
+
+    def run(self, rows: int, full: int) -> str:
+        """Run rows; return which way each slice went: w or i."""
+        before = len(self.went)
+        assert torch.equal(torch.cat(list(self.results(rows, full))), torch.arange(rows))
+        return self.went[before:]
 
 
 def test_the_quicker_way_is_taken(clock: Clock) -> None:
-    went, chosen = run(clock, 25, 3, whole=1.0, incremental=0.5)
-    assert (went, chosen.incremental) == ("wwiiiiiii", True)
+    ways = Ways(clock, whole=1.0, incremental=0.5)
+    assert ways.run(25, 3) == "wwiiiiiii"
+    assert ways.quicker.incremental is True
+    assert ways.run(6, 3) == "ii"
 
 
 def test_whole_passes_are_taken_again_where_the_others_are_slower(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="medviz")
-    went, chosen = run(clock, 25, 3, whole=1.0, incremental=1.5)
-    assert (went, chosen.incremental) == ("wwiiwwwww", False)
+    ways = Ways(clock, whole=1.0, incremental=1.5)
+    assert ways.run(25, 3) == "wwiiwwwww"
+    assert ways.quicker.incremental is False
     assert "take 1.5 times as long" in caplog.text
+    assert ways.run(6, 3) == "ww"
 
 
-def test_where_little_is_left_the_other_way_is_not_made_ready(clock: Clock) -> None:
-    went, chosen = run(clock, 25, 3, whole=0.1, incremental=0.01)
-    assert (went, chosen.incremental) == ("w" * 9, None)
+def test_where_there_is_little_the_other_way_is_not_made_ready(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="medviz")
+    clock.now, ways = 0.0, Ways(clock, whole=0.01, incremental=0.001)
+    ways.went = "wi"  # both are warm
+    assert ways.run(25, 3) == "w" * 9
+    assert ways.run(25, 3) == "w" * 9
+    assert ways.quicker.incremental is None
+    assert caplog.text.count("whole passes, for they take") == 1
+
+
+def test_many_images_with_few_rows_are_many_rows(clock: Clock) -> None:
+    ways = Ways(clock, whole=0.1, incremental=0.01)
+    ways.went = "wi"
+    assert [ways.run(6, 3) for _ in range(8)] == ["ww", "ww", "ww", "ii", "ii", "ii", "ii", "ii"]
+    one = Ways(clock, whole=0.3, incremental=0.01)
+    one.went = "wi"
+    assert [one.run(3, 64) for _ in range(8)] == ["w", "w", "i", "i", "i", "i", "i", "i"]
+
+
+def test_what_it_takes_to_make_the_other_way_ready_counts(clock: Clock) -> None:
+    ways = Ways(clock, whole=1.0, incremental=0.5)
+    ways.ready = 10.0
+    assert ways.run(16, 3) == "wwiiww"  # 10 s for 16 rows
+    ways = Ways(clock, whole=1.0, incremental=0.5)
+    ways.ready = 10.0
+    assert ways.run(24, 3) == "wwiiiiii"
 
 
 def test_there_may_be_no_other_way(clock: Clock) -> None:
-    went, chosen = run(clock, 25, 3, whole=1.0, incremental=None)
-    assert (went, chosen.incremental) == ("w" * 9, None)
+    ways = Ways(clock, whole=1.0, incremental=None)
+    assert ways.run(25, 3) == "w" * 9
+    assert ways.quicker.incremental is None  # it may be ready for other rows
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 9, 10])
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 9, 10, 12])
 def test_few_slices(clock: Clock, rows: int) -> None:
-    went, _ = run(clock, rows, 3, whole=10.0, incremental=1.0)
-    assert went == "wwii"[: -(-rows // 3)]
+    slices = -(-rows // 3)
+    assert Ways(clock, whole=10.0, incremental=1.0).run(rows, 3) == "wwii"[:slices]
 
 
-def test_a_slice_that_memory_does_not_hold_is_not_counted(clock: Clock) -> None:
-    def whole(some: slice) -> Tensor:
-        if some.stop - some.start > 2:
-            raise torch.OutOfMemoryError("memory")
-        clock.now += 1.0 * (some.stop - some.start)
-        return torch.arange(20)[some]
+def test_a_short_slice_is_not_compared_with_long_ones(clock: Clock) -> None:
+    ways = Ways(clock, whole=1.0, incremental=0.1, each=50.0)
+    assert ways.run(3 * 64 + 1, 64) == "wwii"  # the last one has a single row
+    assert ways.quicker.incremental is None
+    assert ways.run(256, 64) == "iiii"
+    assert ways.quicker.incremental is True
 
-    def incremental(some: slice) -> Tensor:
-        clock.now += 0.1 * (some.stop - some.start)
-        return torch.arange(20)[some]
 
-    chosen = Quicker(20, whole, lambda: incremental)
-    assert torch.equal(torch.cat(list(in_batches(20, 8, chosen))), torch.arange(20))
-    assert chosen.incremental
+def test_slices_of_another_length_start_anew(clock: Clock) -> None:
+    ways = Ways(clock, whole=1.0, incremental=0.1)
+    assert ways.run(6, 3) == "ww"
+    assert ways.run(20, 5) == "wwii"
+
+
+def test_whole_passes_that_memory_does_not_hold(clock: Clock) -> None:
+    ways = Ways(clock, whole=1.0, incremental=0.1)
+    ways.memory["w"] = 2
+    assert ways.run(20, 8) == "wwww" + "ww" + "ii" + "i"  # a slice of 8 in parts; slices of 2; then what is left
+    assert ways.quicker.incremental is True
+
+
+def test_incremental_passes_that_memory_does_not_hold(clock: Clock) -> None:
+    ways = Ways(clock, whole=1.0, incremental=0.1)
+    ways.memory["i"] = 0
+    assert ways.run(25, 3) == "w" * 9
+    assert ways.quicker.incremental is False
+
+
+def test_another_error_comes_through(clock: Clock) -> None:
+    ways = Ways(clock, whole=1.0, incremental=0.1)
+
+    def broken(some: slice) -> Tensor:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        list(ways.quicker.first(25, 3, ways.way("w"), lambda: broken))
 
 
 @pytest.fixture
@@ -143,7 +208,7 @@ def test_the_map_is_the_same_whichever_way_is_quicker(
     windows = len(Occlusion(4, 0.5).windows((24, 24)))
     slices = -(-windows // 8)
     assert timed.count("i") == (2 * slices - 2 if quick else 2)  # the second image needs no more trials
-    assert timed.count("prepared") == (2 if quick else 1)
+    assert timed.count("prepared") == (3 if quick else 1)
 
 
 def test_boxes_that_stop_growing_are_asked_for_and_not_chosen(timed: list[str]) -> None:

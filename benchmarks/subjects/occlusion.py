@@ -172,11 +172,13 @@ def _exact(name: str, options: Options) -> Iterator[Row]:
 @contextlib.contextmanager
 def _always_incremental() -> Iterator[None]:
     """Let no clock decide, as one does on an accelerator."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
 def _untraceable(edge: int, options: Options) -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """Copy boxes out of maps and into them.
 
-On a CPU box after box, each a plain copy of memory; elsewhere all of them in one kernel, which is told where they lie
-without waiting for it: a GPU would otherwise stand still once for each box.
+Box after box, each a plain copy of memory; on a GPU all of them in one kernel, by an index that is copied there without
+a wait: it would otherwise stand still once for each box.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medviz.incremental.geometry import Starts, meeting, overhang, together
+from medviz.incremental.geometry import Starts, groups, meeting, overhang
 
 
 def cut(clean: Tensor, starts: Starts, size: Sequence[int], outside: float = 0.0) -> Tensor:
@@ -25,7 +25,7 @@ def cut(clean: Tensor, starts: Starts, size: Sequence[int], outside: float = 0.0
         outside: the value outside of the map.
     """
     if _by_index(clean):
-        return _cut_together(clean, starts, size, outside)
+        return _cut_by_index(clean, starts, size, outside)
     boxes = clean.new_empty(len(starts), clean.shape[1], *size)
     for box, start in zip(boxes, starts.tolist(), strict=True):
         _cut_into(box, clean[0], start, outside)
@@ -59,13 +59,12 @@ def cut_changed(
 
 def put(maps: Tensor, block: Tensor, at: Starts) -> None:
     """Write one block `(M, C, *L)` into each of M maps `(M, C, *S)`; what hangs over their border is left out."""
-    groups = list(together(at))
-    size = block.shape[2:]
-    if len(groups) > 1 and _by_index(maps) and not any(map(any, overhang(at, size, maps.shape[2:]))):
-        where = (_count(maps), *_columns(at, maps.device))
-        _views(maps, size)[where] = block
+    alike, size = list(groups(at)), block.shape[2:]
+    if len(alike) > 1 and _by_index(maps) and not any(map(any, overhang(at, size, maps.shape[2:]))):
+        # not through views of each place, which overlap: deterministic algorithms would write to copies of them
+        maps.movedim(1, -1)[_voxels(at, size, maps.device)] = block.movedim(1, -1)
         return
-    for offset, rows in groups:
+    for offset, rows in alike:
         source, target = meeting(offset, size, maps.shape[2:])
         there, here = (rows, slice(None), *target), (rows, slice(None), *source)
         maps[there] = block[here]
@@ -73,18 +72,21 @@ def put(maps: Tensor, block: Tensor, at: Starts) -> None:
 
 def parts(maps: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
     """Return one box, which lies inside, of each of M maps: `(M, C, *size)`."""
-    where = (_count(maps), *_columns(starts, maps.device))
-    return _views(maps, size)[where]
+    if _by_index(maps):
+        where = (torch.arange(len(maps), device=maps.device), *_columns(starts, maps.device))
+        return _views(maps, size)[where]
+    return torch.stack([one[_slices(at, size)] for one, at in zip(maps, starts.tolist(), strict=True)])
 
 
 def rectangles(matrix: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
     """Return parts of one matrix, `(M, *size)`."""
-    views = matrix.unfold(0, size[0], 1).unfold(1, size[1], 1)
-    return views[tuple(_columns(starts, matrix.device))]
+    if _by_index(matrix):
+        return _views(matrix[None, None], size)[0][_columns(starts, matrix.device)][:, 0]
+    return torch.stack([matrix[_slices(at, size)[1:]] for at in starts.tolist()])
 
 
 def _by_index(maps: Tensor) -> bool:
-    return maps.device.type != "cpu"
+    return maps.is_cuda
 
 
 def _cut_into(box: Tensor, clean: Tensor, start: Sequence[int], outside: float) -> None:
@@ -96,12 +98,12 @@ def _cut_into(box: Tensor, clean: Tensor, start: Sequence[int], outside: float) 
     box[there] = clean[here]
 
 
-def _cut_together(clean: Tensor, starts: Starts, size: Sequence[int], outside: float) -> Tensor:
+def _cut_by_index(clean: Tensor, starts: Starts, size: Sequence[int], outside: float) -> Tensor:
     low, high = overhang(starts, size, clean.shape[2:])
     if any(low) or any(high):
         both = zip(reversed(low), reversed(high), strict=True)
         clean = F.pad(clean, [n for pair in both for n in pair], value=outside)
-    return _views(clean, size)[0][tuple(_columns(starts + low, clean.device))]
+    return _views(clean, size)[0][_columns(starts + low, clean.device)]
 
 
 def _views(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -111,10 +113,20 @@ def _views(maps: Tensor, size: Sequence[int]) -> Tensor:
     return maps.movedim(1, 1 + len(size))
 
 
-def _count(maps: Tensor) -> Tensor:
-    return torch.arange(len(maps), device=maps.device)
-
-
 def _columns(starts: Starts, device: torch.device) -> tuple[Tensor, ...]:
     """Return one index for each axis, `(M,)`; the copy is not waited for."""
     return torch.from_numpy(starts.T.copy()).to(device, non_blocking=True).unbind()
+
+
+def _voxels(starts: Starts, size: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
+    """Return which row and voxel each voxel of the boxes is: indices that together have the size `(M, *size)`."""
+    nd = len(size)
+    rows = torch.arange(len(starts), device=device).view(-1, *[1] * nd)
+    firsts = _columns(starts, device)
+    along = [torch.arange(n, device=device).view(-1, *[1] * (nd - 1 - i)) for i, n in enumerate(size)]
+    return rows, *(first.view(-1, *[1] * nd) + some for first, some in zip(firsts, along, strict=True))
+
+
+def _slices(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    """Return where a box lies in one map `(C, *S)`."""
+    return (slice(None), *(slice(s, s + n) for s, n in zip(start, size, strict=True)))

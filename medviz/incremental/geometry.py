@@ -50,7 +50,7 @@ def overhang(starts: Starts, size: Sequence[int], shape: Sequence[int]) -> tuple
     return np.maximum(before, 0).tolist(), np.maximum(after, 0).tolist()
 
 
-def together(offsets: Starts) -> Iterator[tuple[list[int], Any]]:
+def groups(offsets: Starts) -> Iterator[tuple[list[int], Any]]:
     """Yield each offset between boxes, and the rows that have it: all but those at the border have the same."""
     if (offsets == offsets[:1]).all():
         yield offsets[0].tolist(), slice(None)

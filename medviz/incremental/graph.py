@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medviz.incremental import tracing
-from medviz.incremental.nodes import IN_PLACE, in_place, is_fact, layer
+from medviz.incremental.nodes import IN_PLACE, give_layer, in_place, is_fact, layer
 
 _RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -68,8 +68,7 @@ def _fold(traced: fx.GraphModule) -> None:
         conv: Any = layer(before, traced)
         if calls[before.target] > 1 or len(before.users) > 1 or not _folds(conv, norm):
             continue
-        before.target = f"folded_{before.name}"  # a node's name is its own; a layer's, without its dots, may not be
-        traced.add_submodule(before.target, fuse_conv_bn_eval(conv, norm))
+        give_layer(before, traced, fuse_conv_bn_eval(conv, norm))
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
 

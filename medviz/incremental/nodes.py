@@ -27,13 +27,20 @@ def operation(node: fx.Node, module: nn.Module | None) -> Call:
 
 
 def layer(node: fx.Node, root: nn.Module) -> nn.Module | None:
-    """Return the layer that a node calls, if it calls one; it is looked up once, for that takes as long as a layer."""
+    """Return the layer that a node calls, if it calls one; it is looked up once."""
     if node.op != "call_module":
         return None
-    known: tuple[Any, nn.Module] | None = node.meta.get(_LAYER)
-    if known is None or known[0] != node.target:
-        known = node.meta[_LAYER] = node.target, root.get_submodule(str(node.target))
-    return known[1]
+    if _LAYER not in node.meta:
+        node.meta[_LAYER] = root.get_submodule(str(node.target))
+    found: nn.Module = node.meta[_LAYER]
+    return found
+
+
+def give_layer(node: fx.Node, root: fx.GraphModule, module: nn.Module) -> None:
+    """Let a node that calls a layer call another one."""
+    node.target = f"medviz_{node.name}"  # a node's name is its own; a layer's, without its dots, may not be
+    root.add_submodule(node.target, module)
+    node.meta[_LAYER] = module
 
 
 def arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

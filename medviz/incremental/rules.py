@@ -69,7 +69,7 @@ class Rules:
     nd: int
     dense: float = 1.0
     growth: float = 1.0
-    _of_layers: dict[fx.Node, _Window | None] = attrs.field(factory=dict, init=False)  # a layer says always the same
+    _known: dict[Any, _Window | None] = attrs.field(factory=dict, init=False)  # what always says the same
 
     def __call__(
         self,
@@ -140,15 +140,18 @@ class Rules:
         if not isinstance(args[0], Box) or _has_box(args[1:], kwargs):
             return None
         if module is not None:
-            if node not in self._of_layers:
-                self._of_layers[node] = windows.of_module(module, self.nd) or resizing.of_module(module, args[0])
-            return self._of_layers[node]
+            if node not in self._known:
+                self._known[node] = windows.of_module(module, self.nd) or resizing.of_module(module, args[0])
+            return self._known[node]
         if node.target in _CONVOLUTIONS:
             return windows.convolution(*args[1:], **kwargs)
         if node.target in _POOLS and len(args) <= _POOLS_ALIKE:
             return windows.of_module(_POOLS[node.target](*args[1:], **kwargs), self.nd)
-        if node.target is F.interpolate:
-            return resizing.interpolation(*args, **kwargs)
+        if node.target is F.interpolate and not _has_tensor(args[1:], kwargs):
+            call = (node, repr((args[1:], kwargs)))
+            if call not in self._known:
+                self._known[call] = resizing.interpolation(*args, **kwargs)
+            return self._known[call]
         if node.target is F.pad:
             return windows.padding(self.nd, *args[1:], **kwargs)
         return windows.piece(*args) if node.target is operator.getitem else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,8 +73,12 @@ class Batches:
         if not rows:
             raise ValueError("`inputs` has no rows.")
         size = self.rows_at_once(graph, row_bytes) if rows > 1 else 1
+        yield from self.shown(rows, size, in_batches(rows, size, run))
+
+    def shown(self, rows: int, size: int, results: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the results of `rows` rows, under a bar where they need several passes of `size`."""
         with self.bar(rows if rows > size else 0) as bar:
-            for result in in_batches(rows, size, run):
+            for result in results:
                 bar.update(len(result))
                 yield result
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 _KEYS = ("logits", "out")
-_FLAT = frozenset({bool, int, float, str, type(None)})
-_HOLDERS = (dict, tuple, list, Mapping)
+_FLAT = frozenset({bool, int, float, str, type(None)})  # most of what is met: a set is asked faster than a class
+_HOLDERS = (dict, tuple, list, Mapping)  # the last is slow to ask
 
 
 def select(raw: Any, choose: Callable[[Any], Tensor] | str | int | None = None) -> Tensor:
@@ -78,15 +78,15 @@ def first_tensor(output: Any) -> Tensor | None:
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in nested tuples, lists and dicts, in no particular order."""
-    left, seen = [value], set()
+    left, seen = [value], {}
     while left:
         one = left.pop()
         if type(one) in _FLAT:
             continue
         if isinstance(one, Tensor):
             yield one
-        elif isinstance(one, _HOLDERS) and one and id(one) not in seen:  # it may hold itself
-            seen.add(id(one))
+        elif isinstance(one, _HOLDERS) and id(one) not in seen:  # it may hold itself
+            seen[id(one)] = one  # held, so that no other object can take its place
             left += one if isinstance(one, tuple | list) else one.values()
 
 

@@ -87,9 +87,14 @@ class PatchedPasses:
         except _RefusedError as reason:
             _log.info("whole passes, for %s", reason)
             self._refused.add(kind)
+            self.release()
             return None
         self._proved.add((image, kind))
         return Prepared(functools.partial(self._rows, engine, rows, kind), engine.row_bytes)
+
+    def release(self) -> None:
+        """Let go of the clean activations."""
+        self._held = None
 
     def kind(self, rows: Patched, growth: float) -> Any:
         """Return what rows have in common for which incremental inference is better, or whole passes."""
@@ -148,9 +153,7 @@ class PatchedPasses:
             raise _RefusedError(f"incremental inference fails here: {type(err).__name__}: {_first_line(err)}") from err
         if engine.share > _WORTH:
             raise _RefusedError(f"incremental inference does {engine.share:.0%} of the work of whole passes")
-        copies = Box(rows.clean, patches, corners).whole()
-        # one by one: `batch_size` may allow no more
-        expected = torch.cat([self.runner.run(copy[None], rows.index[:1]) for copy in copies])
+        expected = self._whole(rows, patches, corners)
         if made.shape != expected.shape:
             raise _RefusedError(f"incremental inference gives {tuple(made.shape)} and not {tuple(expected.shape)}")
         if growth == 1:
@@ -161,6 +164,20 @@ class PatchedPasses:
             change = expected - self.runner.run(rows.clean, rows.index[:1])
             part = _of_each_output(made - expected) / _of_each_output(change).clamp_min(1e-30)
             _log.info("`growth` %g changes what windows do to an output by up to %.1e of it", growth, float(part.max()))
+
+    def _whole(self, rows: Patched, patches: Tensor, corners: Tensor) -> Tensor:
+        """Return the outputs of whole copies, run one by one: `batch_size` may allow no more.
+
+        Raises:
+            _RefusedError: memory does not suffice, beside the clean activations.
+        """
+        try:
+            copies = Box(rows.clean, patches, corners).whole()
+            return torch.cat([self.runner.run(copy[None], rows.index[:1]) for copy in copies])
+        except RuntimeError as err:
+            if is_out_of_memory(err):
+                raise _RefusedError("memory does not suffice for the proof of incremental inference") from err
+            raise
 
 
 @attrs.frozen(eq=False)

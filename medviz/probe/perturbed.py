@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -17,7 +17,7 @@ from medviz.probe.cut import Replace
 from medviz.probe.gradients import wide
 from medviz.probe.layers import module_of
 from medviz.probe.patched import Patched, PatchedPasses, Prepared
-from medviz.probe.quicker import Quicker, Way, is_timed
+from medviz.probe.quicker import Quicker, Way, after, is_timed
 from medviz.probe.runner import Runner
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
@@ -48,7 +48,7 @@ class PerturbedPasses:
     batches: Batches
     compiled: CompiledPasses | None
     patched: PatchedPasses
-    _incremental: dict[Any, bool] = attrs.field(factory=dict, init=False)  # which way was quicker
+    _choices: dict[Any, Quicker] = attrs.field(factory=dict, init=False)  # of each kind of copies
 
     def run(self, inputs: Rows, index: Tensor, replace: Mapping[str, Rows], reduce: Reduce | None = None) -> Tensor:
         """Return the outputs `(M, N, …)`, float32 or float64, or what `reduce` makes of them.
@@ -63,28 +63,31 @@ class PerturbedPasses:
 
     def run_patched(self, rows: Patched, growth: float, reduce: Reduce | None) -> Tensor:
         """Return the same of copies that differ inside of a window, incrementally where that proves itself."""
-        kind = self.patched.kind(rows, growth)
-        if growth == 1 and is_timed(rows.clean.device) and not self._incremental.get(kind):
-            return self._run_quicker(rows, kind, reduce)
+        if growth == 1 and len(rows) > 1 and is_timed(rows.clean.device):
+            size = self.batches.rows_at_once(graph=False)
+            return torch.cat(list(self.batches.shown(len(rows), size, self._quicker(rows, size, reduce))))
         part = self.patched.prepared(rows, growth)
         if part is None:
             return self.run(rows, rows.index, {}, reduce)
         run = self._incrementally(part, rows, reduce)
         return torch.cat(list(self.batches.each(len(rows), run, graph=False, row_bytes=part.row_bytes)))
 
-    def _run_quicker(self, rows: Patched, kind: Any, reduce: Reduce | None) -> Tensor:
-        """Return the same, where the first rows tell which way is quicker."""
+    def _quicker(self, rows: Patched, size: int, reduce: Reduce | None) -> Iterator[Tensor]:
+        """Yield the same, in the quicker way once it is known; `size`: of whole passes."""
+        choice = self._choices.setdefault(self.patched.kind(rows, 1.0), Quicker())
         whole = self._way(rows, rows.index, {}, reduce)
 
         def prepare() -> Way | None:
             part = self.patched.prepared(rows)
             return None if part is None else self._incrementally(part, rows, reduce)
 
-        run = whole if kind in self._incremental else Quicker(len(rows), whole, prepare)
-        results = list(self.batches.each(len(rows), run, graph=False))
-        if isinstance(run, Quicker) and run.incremental is not None:
-            self._incremental[kind] = run.incremental
-        return torch.cat(results)
+        done = yield from choice.first(len(rows), size, whole, prepare)
+        if choice.incremental is False:
+            self.patched.release()
+        part = self.patched.prepared(rows) if choice.incremental and done < len(rows) else None
+        if part is not None:
+            whole, size = self._incrementally(part, rows, reduce), self.batches.rows_at_once(False, part.row_bytes)
+        yield from after(done, whole, len(rows), size)
 
     def _way(self, inputs: Rows, index: Tensor, replace: Mapping[str, Rows], reduce: Reduce | None) -> Way:
         """Return what makes whole passes of some of the rows."""
