@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_copying import WAYS, copied
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import DEVICES
 from torch import Tensor
@@ -56,6 +56,7 @@ def with_block(one: Tensor, block: Tensor, start: np.ndarray) -> Tensor:
 @WAYS
 @pytest.mark.parametrize("device", DEVICES)
 @given(case=places(reach=3), outside=st.sampled_from([0.0, float("-inf")]))
+@settings(deadline=None, derandomize=True)
 def test_boxes_of_one_map(by_index: bool, device: str, case: Any, outside: float) -> None:
     shape, size, starts = case
     clean = torch.rand(1, 2, *shape)
@@ -67,6 +68,7 @@ def test_boxes_of_one_map(by_index: bool, device: str, case: Any, outside: float
 @WAYS
 @pytest.mark.parametrize("device", DEVICES)
 @given(case=places(reach=3), data=st.data())
+@settings(deadline=None, derandomize=True)
 def test_boxes_of_changed_copies(by_index: bool, device: str, case: Any, data: st.DataObject) -> None:
     shape, size, starts = case
     block_size = tuple(data.draw(st.integers(1, n)) for n in shape)
@@ -82,6 +84,7 @@ def test_boxes_of_changed_copies(by_index: bool, device: str, case: Any, data: s
 @WAYS
 @pytest.mark.parametrize("device", DEVICES)
 @given(case=places(reach=2))
+@settings(deadline=None, derandomize=True)
 def test_blocks_are_written_and_what_hangs_over_is_left_out(by_index: bool, device: str, case: Any) -> None:
     shape, size, starts = case
     maps, block = torch.rand(len(starts), 2, *shape), torch.rand(len(starts), 2, *size)
@@ -94,6 +97,7 @@ def test_blocks_are_written_and_what_hangs_over_is_left_out(by_index: bool, devi
 @WAYS
 @pytest.mark.parametrize("device", DEVICES)
 @given(case=places(reach=0))
+@settings(deadline=None, derandomize=True)
 def test_one_box_of_each_map(by_index: bool, device: str, case: Any) -> None:
     shape, size, starts = case
     maps = torch.rand(len(starts), 2, *shape)

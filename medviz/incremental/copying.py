@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -120,11 +121,12 @@ def _columns(starts: Starts, device: torch.device) -> tuple[Tensor, ...]:
 
 def _voxels(starts: Starts, size: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
     """Return which row and voxel each voxel of the boxes is: indices that together have the size `(M, *size)`."""
-    nd = len(size)
-    rows = torch.arange(len(starts), device=device).view(-1, *[1] * nd)
-    firsts = _columns(starts, device)
-    along = [torch.arange(n, device=device).view(-1, *[1] * (nd - 1 - i)) for i, n in enumerate(size)]
-    return rows, *(first.view(-1, *[1] * nd) + some for first, some in zip(firsts, along, strict=True))
+    rows, nd = len(starts), len(size)
+    along = [(starts[:, [axis]] + np.arange(n)).ravel() for axis, n in enumerate(size)]
+    every = torch.from_numpy(np.concatenate([np.arange(rows), *along])).to(device, non_blocking=True)
+    first, *axes = torch.split(every, [rows, *(rows * n for n in size)])
+    shapes = [[rows, *(n if i == axis else 1 for i in range(nd))] for axis, n in enumerate(size)]
+    return first.view(rows, *[1] * nd), *(axis.view(shape) for axis, shape in zip(axes, shapes, strict=True))
 
 
 def _slices(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
