@@ -9,7 +9,7 @@ This is the one file that the author of a plugin must read. A plugin is a class 
 
 Plugins hold configuration only (`@attrs.frozen(eq=False)` fits well): no tensors, no hooks on a model, no state.
 Every parameter has a default, except the `path` of a sink that writes a file. Plugins call each other through the
-instance, `self.occluder(patches, image, corners)`, never through the hook.
+instance, `self.occluder(patches, image, corners, wrappers=probe.wrappers)`, never through the hook.
 """
 
 from __future__ import annotations

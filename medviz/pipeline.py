@@ -10,7 +10,6 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import medviz
@@ -26,6 +25,7 @@ from medviz.probe.compiled import check_compiled
 from medviz.probe.models import mixes_rows, unwrap
 from medviz.relay import as_wrappers, run_explainer
 from medviz.targets import as_targets, take
+from medviz.tensors import resize
 
 
 def explain(
@@ -61,7 +61,7 @@ def explain(
         model_kwargs: the same, by keyword.
         affine: (4, 4) or (B, 4, 4), from voxel indices to RAS+ millimetres; None: the image's own.
         batch_size: the most images or perturbed copies in one pass, or "auto": all images, and as many perturbed
-            copies as a quarter of the free memory holds.
+            copies as a quarter of the free memory holds, at most 8 on a CPU and 64 elsewhere.
         autocast: None: as it is around the call; True, False or a dtype.
         device: where the images go; None: to the model's own device. The model is never moved.
         progress: show a bar where there are many passes and stderr is a terminal.
@@ -69,7 +69,8 @@ def explain(
             "reduce-overhead" uses CUDA graphs. It takes minutes before the first map, so that it pays for many passes
             only; gradients, and what is run incrementally, stay as they are. Where it fails or gives something else,
             the network runs as it is, and the log says why.
-        wrappers: names or instances of wrappers around the explainers' hooks, the first outermost.
+        wrappers: names or instances of wrappers around the hooks of the explainers and of their occluders, the first
+            outermost.
 
     Returns:
         One `Attribution` of B images; where `explainers` or `target` is a list, a flat list, explainers outermost.
@@ -89,7 +90,7 @@ def explain(
     check_batch_size(batch_size)
     check_compiled(compiled)
     around = as_wrappers(wrappers)
-    how = {"output": _plain(output), "autocast": _plain(autocast), "compiled": compiled}
+    how = {"output": _plain(output), "compiled": compiled}
     batches: list[list[Attribution]] = []
     for index in _chunks(len(images), batch_size, unwrap(model)):
         rows = images if len(index) == len(images) else images[index]
@@ -105,6 +106,7 @@ def explain(
             device=device,
             progress=progress,
             compiled=compiled,
+            wrappers=around,
         )
         part = None if affines is None else affines[index.numpy()]
         taken = [(one.label, take(one, index, len(images))) for one in targets]
@@ -204,20 +206,6 @@ def _results(
             )
 
 
-def resize(values: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """Return `(B, K, *s)` on the grid `size`, interpolated linearly between voxel centres.
-
-    Args:
-        values: the values on another grid.
-        size: 1 to 3 spatial axes.
-        align_corners: let the centres of the corner voxels coincide, and not the outer borders.
-    """
-    if values.shape[2:] == torch.Size(size):
-        return values.clone()
-    mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
-    return F.interpolate(values, size=tuple(size), mode=mode, align_corners=align_corners)
-
-
 def _provenance(probe: Probe, asked: _Asked, how: Mapping[str, Any]) -> dict[str, Any]:
     """Return, as plain data, what is needed to make the map again of the same model, image and target."""
     explainer = asked.explainer
@@ -229,7 +217,12 @@ def _provenance(probe: Probe, asked: _Asked, how: Mapping[str, Any]) -> dict[str
         "package_version": asked.entry.version,
         "layers": [probe.layer_name(layer) for layer in _layers(explainer)],
         "seed": getattr(explainer, "seed", None),
-        "run": {**how, "device": str(probe.inputs.device), "dtype": _plain(probe.inputs.dtype)},
+        "run": {
+            **how,
+            "autocast": _plain(probe.autocast),
+            "device": str(probe.inputs.device),
+            "dtype": _plain(probe.inputs.dtype),
+        },
         "versions": {"medviz": medviz.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medviz.targets import FixedTarget, Target, check_classes
 from medviz.tensors import as_tensor
+from medviz.validators import of_type
 
 
 def _as_mask(mask: Any) -> Any:
@@ -30,7 +31,7 @@ class SegmentationTarget:
             single channel, a logit above 0). A tensor that broadcasts to `(B, *S)` or `(B, 1, *S)`: its weights, ≥ 0.
     """
 
-    channel: int = attrs.field(validator=attrs.validators.instance_of(int))
+    channel: int = attrs.field(validator=of_type(int))
     mask: Tensor | Literal["predicted"] | None = attrs.field(default=None, converter=_as_mask)
 
     @property

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medviz.tensors import as_tensor
+from medviz.validators import of_type
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -169,7 +170,7 @@ class ClassTarget:
 class BinaryTarget:
     """The logit of a network with one output: for the positive answer, or its negative for the negative one."""
 
-    positive: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
+    positive: bool = attrs.field(default=True, validator=of_type(bool))
 
     @property
     def label(self) -> str:
@@ -188,7 +189,7 @@ class BinaryTarget:
 class RegressionTarget:
     """The value number `index` of a network that predicts quantities, such as an age."""
 
-    index: int = attrs.field(default=0, validator=attrs.validators.instance_of(int))
+    index: int = attrs.field(default=0, validator=of_type(int))
 
     @property
     def label(self) -> str:

@@ -1,11 +1,13 @@
-"""Arrays and numbers as tensors, where they are: `torch.set_default_device` is for the network, not for medviz."""
+"""Arrays and numbers as tensors, where they are (`torch.set_default_device` is for the network), and maps on a grid."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -22,3 +24,17 @@ def as_tensor(value: Any) -> Tensor:
     if array.ndim and (min(array.strides) < 0 or not array.dtype.isnative or not array.flags.writeable):
         array = array.astype(array.dtype.newbyteorder("="), order="C")
     return torch.as_tensor(array, device="cpu")
+
+
+def resize(values: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Return `(B, K, *s)` on the grid `size`, interpolated linearly between voxel centres.
+
+    Args:
+        values: the values on another grid.
+        size: 1 to 3 spatial axes.
+        align_corners: let the centres of the corner voxels coincide, and not the outer borders.
+    """
+    if values.shape[2:] == torch.Size(size):
+        return values.clone()
+    mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
+    return F.interpolate(values, size=tuple(size), mode=mode, align_corners=align_corners)

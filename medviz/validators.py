@@ -39,4 +39,25 @@ def whole(least: int, below: int | None = None) -> Validator:
     return check
 
 
+def of_type(kind: type) -> Validator:
+    """Return a validator of bool, int or str."""
+    expected = {bool: "True or False", int: "an int", str: "a text"}[kind]
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"`{attribute.name}` is {expected}; got {value!r}.")
+
+    return check
+
+
+def one_of(*allowed: str) -> Validator:
+    """Return a validator for a field that takes one of a few words."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in allowed:
+            raise ValueError(f"`{attribute.name}` is {' or '.join(map(repr, allowed))}; got {value!r}.")
+
+    return check
+
+
 SEED = whole(0, 1 << 32)  # torch's generator on the CPU looks at 32 bits

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -236,7 +236,7 @@ def test_an_optional_hook_alone_is_no_plugin() -> None:
         check_class(OnlyWeights, "occluders")
 
 
-def test_wrappers_may_go_around_every_hook() -> None:
+def test_wrappers_have_the_hooks_of_all_kinds() -> None:
     own = {hook for kind in ("explainers", "occluders", "renderers", "sinks", "readers") for hook in hooks_of(kind)}
     assert own == set(hooks_of("wrappers")) == {"explain", "occlude", "blend_weight", "render", "write", "read"}
     assert all("plugin" in arguments for arguments in hooks_of("wrappers").values())
@@ -280,3 +280,26 @@ def test_a_wrapper_stands_once_in_the_chain() -> None:
     model, around = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), Around()
     with pytest.raises(PluginError, match="twice"):
         medviz.explain(model, torch.rand(1, 1, 8, 8), "vanillagrad", 0, wrappers=[around, around])
+
+
+def test_wrappers_go_around_an_explainers_occluder() -> None:
+    class Counts(Wrapper):
+        seen: ClassVar[list[str]] = []
+
+        @hookimpl(wrapper=True)
+        def occlude(self, plugin: Occluder) -> Iterator[None]:
+            self.seen.append(f"occlude {type(plugin).__name__}")
+            return (yield)
+
+        @hookimpl(wrapper=True)
+        def blend_weight(self, plugin: Occluder) -> Iterator[None]:
+            self.seen.append(f"blend_weight {type(plugin).__name__}")
+            return (yield)
+
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    image, method = torch.rand(1, 1, 8, 8), "occlusion:mask_size=4,occluder=constant"
+    plain = medviz.explain(model, image, method, 0)
+    assert Counts.seen == []
+    wrapped = medviz.explain(model, image, method, 0, wrappers=[Counts()])
+    assert {"occlude Constant", "blend_weight Constant"} == set(Counts.seen)
+    assert torch.equal(plain.values, wrapped.values)

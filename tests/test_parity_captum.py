@@ -11,7 +11,7 @@ from monai.networks.nets import DenseNet121, SEResNet50, resnet10, resnet18
 from networks import check_close, explain, images
 from torch import Tensor, nn
 
-from medviz.pipeline import resize
+from medviz.tensors import resize
 
 pytestmark = [
     pytest.mark.parity,

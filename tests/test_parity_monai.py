@@ -14,7 +14,7 @@ from networks import check_close, explain, images
 from torch import Tensor, nn
 
 import medviz
-from medviz.pipeline import resize
+from medviz.tensors import resize
 
 pytestmark = [
     pytest.mark.parity,

@@ -241,6 +241,11 @@ class TestProvenance:
         assert provenance["run"]["dtype"] == "float64"
         assert json.loads(json.dumps(provenance)) == provenance
 
+    def test_precision_that_is_switched_on_around_the_call(self) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            provenance = one(Classifier(2), images(2, 2, 8, 8), "gradcam", 1).provenance
+        assert provenance["run"]["autocast"] == "bfloat16"
+
     def test_the_plugin_string_makes_the_map_again(self) -> None:
         model, image = Classifier(2), images(2, 2, 8, 8)
         made = one(model, image, medviz.get_explainer("hirescam", layer=["stem", "deep"], relu=False), 1)

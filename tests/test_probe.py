@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Classifier, images
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import medviz
 from medviz import per_image
 from medviz.model_arguments import ModelArguments
-from medviz.probe import batching
+from medviz.probe import batching, clean
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -1130,3 +1131,29 @@ def test_autocast(autocast: Any) -> None:
         off = gradcam(model, image=image, target=1, autocast=False)
     assert torch.equal(around.values, cast.values)
     assert torch.equal(off.values, full.values)
+
+
+def test_an_open_probe_is_not_opened_again() -> None:
+    probe = medviz.Probe(Classifier(2), images(2, 2, 8, 8))
+    with probe:
+        with pytest.raises(RuntimeError, match="open already"):
+            probe.__enter__()
+        assert probe.output.shape[0] == 2
+    with probe:  # afterwards it may be
+        assert probe.output.shape[0] == 2
+
+
+def test_a_class_costs_one_backward_pass_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    backward = clean.CleanPass._backward
+
+    def counting(self: clean.CleanPass, target: Any) -> Any:
+        counted.append(target)
+        return backward(self, target)
+
+    monkeypatch.setattr(clean.CleanPass, "_backward", counting)
+    with medviz.Probe(Classifier(2), images(2, 2, 8, 8), layers=["stem", "deep"]) as probe:
+        for target in (1, None, 1, None):
+            for layer in ("stem", "deep"):
+                probe.gradient(layer, target)
+    assert len(counted) == 2

@@ -482,7 +482,7 @@ def test_npy_replaces_nan(tmp_path):
 
 
 def test_wrong_channels():
-    with pytest.raises(ValueError, match="`channels` is 'last'; expected 'first' or 'none'"):
+    with pytest.raises(ValueError, match="`channels` is 'first' or 'none'; got 'last'"):
         Npy(channels="last")
 
 

@@ -279,7 +279,7 @@ def test_describe(fields, line):
         ({"channel": 1.0}, "`channel`"),
         ({"reduce": "max"}, "`reduce`"),
         ({"reduce": -1}, "`reduce`"),
-        ({"scale": "min"}, "'scale'"),
+        ({"scale": "min"}, "`scale`"),
         ({"vmax": 0}, "`vmax`"),
         ({"vmax": float("inf")}, "`vmax`"),
         ({"window": (3, 3)}, "`window`"),

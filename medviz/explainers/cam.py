@@ -13,6 +13,7 @@ from medviz.explainers.weighting import weighted_sum
 from medviz.hookspecs import hookimpl
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
+from medviz.validators import of_type
 
 
 @attrs.frozen(eq=False)
@@ -31,9 +32,7 @@ class CAM(LayerExplainer):
     signed: ClassVar[bool] = True
     needs_gap: ClassVar[bool] = True
 
-    fc: str | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(str)), kw_only=True
-    )
+    fc: str | None = attrs.field(default=None, validator=attrs.validators.optional(of_type(str)), kw_only=True)
 
     @hookimpl
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:

@@ -11,6 +11,7 @@ from medviz.explainers.layered import LayerExplainer
 from medviz.hookspecs import hookimpl
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
+from medviz.validators import of_type
 
 
 @attrs.frozen(eq=False)
@@ -27,7 +28,7 @@ class HiResCAM(LayerExplainer):
 
     needs_gradient: ClassVar[bool] = True
 
-    relu: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool), kw_only=True)
+    relu: bool = attrs.field(default=True, validator=of_type(bool), kw_only=True)
 
     @property
     def signed(self) -> bool:  # type: ignore[override]

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import attrs
-import torch.nn.functional as F
 from torch import Tensor
 
 from medviz.hookspecs import Explainer
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
+from medviz.tensors import resize
 
 Reshape = Callable[[Tensor], Tensor] | Sequence[int] | str | None
 
@@ -73,9 +73,8 @@ class LayerExplainer(Explainer):
         if len(maps) == 1:
             return maps[0]
         grid = max((m.shape[2:] for m in maps), key=math.prod)
-        mode = "bilinear" if len(grid) == 2 else "trilinear"
         scaled = [m / m.abs().flatten(1).amax(1).clamp(min=1e-30).view(-1, *[1] * (m.ndim - 1)) for m in maps]
-        resized = [F.interpolate(m, size=grid, mode=mode) if m.shape[2:] != grid else m for m in scaled]
+        resized = [resize(m, grid) for m in scaled]
         return sum(resized[1:], resized[0]) / len(resized)
 
     def activation(self, probe: Probe, layer: str) -> Tensor:

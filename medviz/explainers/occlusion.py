@@ -15,10 +15,11 @@ from torch import Tensor
 
 from medviz import registry
 from medviz.explainers.refinement import Answers, Refinement, refined
-from medviz.hookspecs import Explainer, Occluder, hookimpl
+from medviz.hookspecs import Explainer, Occluder, Wrappers, hookimpl
+from medviz.incremental.boxes import Box
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
-from medviz.validators import number, whole
+from medviz.validators import number, of_type, whole
 from medviz.windows import Grid, Windows, cut_out
 
 _log = logging.getLogger("medviz")
@@ -95,9 +96,9 @@ class Occlusion(Explainer):
     mask_size: int | tuple[int, ...] = attrs.field(default=16, converter=_as_size)
     overlap: float = attrs.field(default=0.6, validator=number(least=0, below=1))
     occluder: Occluder = registry.field(kind="occluders", default="medviz-xai/gaussian", wrap=FunctionOccluder)
-    per_channel: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    per_channel: bool = attrs.field(default=False, validator=of_type(bool))
     region: tuple[tuple[int, int], ...] | None = attrs.field(default=None, converter=_as_region)
-    incremental: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool), kw_only=True)
+    incremental: bool = attrs.field(default=True, validator=of_type(bool), kw_only=True)
     growth: float = attrs.field(default=1.0, validator=number(above=0, most=1), kw_only=True)
     refine: int = attrs.field(default=0, validator=whole(0), kw_only=True)
     refine_above: float = attrs.field(default=0.3, validator=number(least=0, below=1), kw_only=True)
@@ -186,7 +187,7 @@ class Occlusion(Explainer):
     def _plan(self, probe: Probe) -> tuple[Grid, Tensor]:
         grid, most = self._grid(probe.inputs.shape[2:]), "at most " if self.refine else ""
         _log.info("occlusion needs %s%d forward passes of one image", most, self._passes(probe.inputs.shape, grid))
-        return grid, self.occluder.weight(grid.size)
+        return grid, self.occluder.weight(grid.size, wrappers=probe.wrappers)
 
     def _refinement(
         self, probe: Probe, target: FixedTarget, grid: Grid, weight: Tensor, image: int, channel: int | None
@@ -196,7 +197,7 @@ class Occlusion(Explainer):
         if probe.output.ndim > 2:
 
             def run(windows: Windows) -> Tensor:
-                rows = Occluded(self.occluder, probe.inputs, windows, image, channel)
+                rows = Occluded(self.occluder, probe.inputs, windows, image, channel, probe.wrappers)
                 return self._run(probe, rows, target)
 
             return Refinement(Answers(grid, run), lambda scores: (clean - scores.double()).cpu(), weight, self.refine)
@@ -211,7 +212,7 @@ class Occlusion(Explainer):
         """The logits of the windows of one image and channel, kept for the next target."""
 
         def run(windows: Windows) -> Tensor:
-            rows = Occluded(self.occluder, probe.inputs, windows, image, channel)
+            rows = Occluded(self.occluder, probe.inputs, windows, image, channel, probe.wrappers)
             return self._run(probe, rows)
 
         answers: Answers = probe.remember((self, image, channel), lambda: Answers(grid, run))
@@ -240,6 +241,7 @@ class Occluded:
         windows: one for each copy.
         position: of the image in the batch.
         channel: the one that is hidden; None: all.
+        wrappers: around the occluder's hooks.
     """
 
     occluder: Occluder
@@ -247,6 +249,7 @@ class Occluded:
     windows: Windows
     position: int = 0
     channel: int | None = None
+    wrappers: Wrappers = ()
     _made: dict[int, Tensor] = attrs.field(factory=dict, init=False)
 
     def __len__(self) -> int:
@@ -278,11 +281,7 @@ class Occluded:
         return seen
 
     def __getitem__(self, rows: slice) -> Tensor:
-        patches = self.patches(rows)
-        copies = self.clean.repeat(len(patches), *[1] * (self.clean.ndim - 1))
-        for copy, patch, window in zip(copies, patches, range(len(self))[rows], strict=True):
-            copy[self.windows.box(window)] = patch
-        return copies
+        return Box(self.clean, self.patches(rows), self.corners[rows]).whole()
 
     def _hidden(self, window: int) -> Tensor:
         """Return one hidden window `(C, *mask)`, made with as many others as together are as large as the image.
@@ -296,5 +295,6 @@ class Occluded:
             self._made.clear()
             corners = self.windows.corners[part * many : (part + 1) * many]
             patches = cut_out(image, corners, self.windows.size)
-            self._made[part] = self.occluder(patches, image.clone(), corners)  # a function may work in place
+            image = image.clone()  # a function may work in place
+            self._made[part] = self.occluder(patches, image, corners, wrappers=self.wrappers)
         return self._made[part][place]

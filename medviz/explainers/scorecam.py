@@ -11,9 +11,9 @@ from torch import Tensor
 from medviz.explainers.layered import LayerExplainer
 from medviz.explainers.weighting import weighted_sum
 from medviz.hookspecs import hookimpl
-from medviz.pipeline import resize
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
+from medviz.tensors import resize
 
 
 @attrs.frozen(eq=False)

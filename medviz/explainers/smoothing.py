@@ -13,7 +13,7 @@ from medviz.hookspecs import Explainer
 from medviz.probe import Probe
 from medviz.probe.probe import Rule
 from medviz.targets import FixedTarget
-from medviz.validators import number, whole
+from medviz.validators import number, one_of, whole
 
 
 @attrs.frozen(eq=False)
@@ -33,7 +33,7 @@ class SmoothExplainer(Explainer):
     stdev_spread: float = attrs.field(default=0.15, validator=number(least=0))
     n_samples: int = attrs.field(default=25, validator=whole(1))
     statistic: Literal["mean", "magnitude", "variance"] = attrs.field(
-        default="mean", validator=attrs.validators.in_(("mean", "magnitude", "variance"))
+        default="mean", validator=one_of("mean", "magnitude", "variance")
     )
     seed: int | None = seed_field()
 

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from medviz.errors import suggest
+from medviz.hookspecs import Wrappers
 from medviz.image import check_batch
 from medviz.model_arguments import ModelArguments
 from medviz.probe import batching, models
 from medviz.probe.clean import CleanPass
-from medviz.probe.compiled import Compiled, CompiledPasses, check_compiled
+from medviz.probe.compiled import Compiled, check_compiled
 from medviz.probe.gradients import wide
-from medviz.probe.guard import in_turn, untouched
+from medviz.probe.guard import untouched
 from medviz.probe.layers import Layer, is_channels_last, module_of
-from medviz.probe.patched import Patched, PatchedPasses
-from medviz.probe.perturbed import PerturbedPasses, Rows, which_image
+from medviz.probe.opened import Opened
+from medviz.probe.patched import Patched
+from medviz.probe.perturbed import Rows, which_image
 from medviz.probe.runner import Runner
 from medviz.targets import FixedTarget, fix
 
 Rule = Callable[[], contextlib.AbstractContextManager[Any]]
-
-
-@attrs.frozen(eq=False)
-class _Open:
-    """What a probe holds inside of its block."""
-
-    stack: contextlib.ExitStack
-    modules: Sequence[nn.Module]
-    inputs: Tensor
-    clean: CleanPass
-    batches: batching.Batches
-    perturbed: PerturbedPasses
-    remembered: dict[Any, Any] = attrs.field(factory=dict)
 
 
 class Probe:
@@ -60,6 +49,11 @@ class Probe:
         device: where the images go; None: to the model's first parameter.
         progress: show a bar for perturbed copies.
         compiled: run perturbed copies through `torch.compile`; True, or its mode, such as "reduce-overhead".
+        wrappers: around the hooks of plugins that an explainer calls itself, such as an occluder.
+
+    Raises:
+        TypeError: `model` is no module, or `images` no floating tensor.
+        ValueError: `images`, `batch_size`, `device`, `compiled` or `arguments` do not suit; the message says how.
     """
 
     def __init__(
@@ -76,6 +70,7 @@ class Probe:
         device: torch.device | str | None = None,
         progress: bool = False,
         compiled: Compiled = False,
+        wrappers: Wrappers = (),
     ) -> None:
         model = models.unwrap(model)
         check_batch(images)
@@ -83,43 +78,31 @@ class Probe:
         where, dtype = models.placement(model, images, device)
         cast = models.autocast_dtype(where, autocast)
         self._runner = Runner(model, where, dtype, arguments, output, cast)
-        self._images, self._layers, self._graph = images, layers, graph
-        self._batch_size = batching.check_batch_size(batch_size)
-        self._progress, self._compiled = progress, check_compiled(compiled)
-        self._open: _Open | None = None
+        size = batching.check_batch_size(batch_size)
+        how = (images, layers, graph, size, progress, check_compiled(compiled))
+        self._open = functools.partial(Opened.of, self._runner, *how)
+        self._state: Opened | None = None
+        self.wrappers = wrappers
 
     def __enter__(self) -> Probe:
-        found = models.modules(self._runner.model)
-        models.check_whole(found)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(torch.autocast(self._runner.device.type, enabled=False))  # for the model only
-            stack.enter_context(models.eager())
-            stack.enter_context(in_turn(self._runner.model))
-            stack.enter_context(untouched(found))
-            inputs = self._images.detach().to(self._runner.device, self._runner.dtype, copy=True)
-            clean = CleanPass(self._runner, inputs, self._layers, self._graph)
-            stack.callback(clean.close)
-            batches = batching.Batches(self._runner, inputs[:1], self._batch_size, self._progress)
-            compiled = CompiledPasses(self._runner, self._compiled) if self._compiled else None
-            perturbed = PerturbedPasses(self._runner, clean, batches, compiled, PatchedPasses(self._runner))
-            self._open = _Open(stack.pop_all(), found, inputs, clean, batches, perturbed)
+        if self._state is not None:
+            raise RuntimeError("this Probe is open already; make another one for a block inside of its block.")
+        self._state = self._open()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        if self._open is not None:
-            stack, self._open = self._open.stack, None
+        if self._state is not None:
+            stack, self._state = self._state.stack, None
             stack.__exit__(*exception)
 
     @property
     def _clean(self) -> CleanPass:
         return self._opened().clean
 
-    def _opened(self) -> _Open:
-        if self._open is None:
+    def _opened(self) -> Opened:
+        if self._state is None:
             raise RuntimeError("a Probe works inside of its block: with medviz.Probe(model, images) as probe: …")
-        return self._open
+        return self._state
 
     @property
     def inputs(self) -> Tensor:
@@ -131,9 +114,17 @@ class Probe:
         """The clean output `(B, N)` or `(B, N, *S)`, float32 or float64."""
         return wide(self._clean.output.detach())
 
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What the model's operations are cast to; None: nothing is cast."""
+        return self._runner.autocast
+
     def fix(self, target: Any) -> FixedTarget:
         """Return `target` fixed on the clean output: what None, a class or a mask means from now on."""
-        return fix(target, self.output)
+        if target is not None and type(target) is not int:
+            return fix(target, self.output)
+        fixed: FixedTarget = self.remember((fix, target), lambda: fix(target, self.output))  # shares its backward pass
+        return fixed
 
     def scores(self, target: Any, output: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """Return the target's scores `(M,)`, float32 or float64.
@@ -142,6 +133,9 @@ class Probe:
             target: what is explained.
             output: `(M, N, …)`, from `forward`; None: the clean output.
             index: the image that each row belongs to, `(M,)`; None: row i belongs to image i.
+
+        Raises:
+            ValueError: the target does not suit the output, or `index` not the rows.
         """
         output = self.output if output is None else wide(output)
         return self.fix(target).score(output, self._index(index, len(output)))
@@ -158,6 +152,9 @@ class Probe:
 
         Returns:
             The outputs `(M, N, …)`, float32 or float64.
+
+        Raises:
+            ValueError: `index` or `replace` do not suit, a layer was not called, or the output is not finite.
         """
         index = self._index(index, len(inputs))
         return self._opened().perturbed.run(inputs, index, replace or {})
@@ -219,6 +216,9 @@ class Probe:
             inputs: perturbed copies `(M, C, *S)`; None: the clean images.
             index: the image that each row belongs to, `(M,)`; None: row i belongs to image i.
             rule: makes a context that changes how gradients flow back, around each forward and backward pass.
+
+        Raises:
+            ValueError: the score does not depend on the image, or output or gradient are not finite.
         """
         fixed = self.fix(target)
         inputs = self.inputs if inputs is None else inputs

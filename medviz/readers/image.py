@@ -13,7 +13,7 @@ import torch
 
 from medviz.hookspecs import Reader, hookimpl
 from medviz.image import Image
-from medviz.readers.values import one_of
+from medviz.validators import one_of
 
 _log = logging.getLogger(__name__)
 

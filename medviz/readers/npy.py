@@ -12,7 +12,8 @@ import torch
 
 from medviz.hookspecs import Reader, hookimpl
 from medviz.image import Image
-from medviz.readers.values import as_float32, check_nan, one_of
+from medviz.readers.values import as_float32, check_nan
+from medviz.validators import one_of
 
 
 @attrs.frozen(eq=False)

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 _log = logging.getLogger(__name__)
-
-
-def one_of(*allowed: str) -> Callable[[Any, Any, Any], None]:
-    """Return a validator for a field that takes one of a few words."""
-
-    def check(plugin: Any, field: Any, value: Any) -> None:
-        if value not in allowed:
-            raise ValueError(f"`{field.name}` is {value!r}; expected {' or '.join(map(repr, allowed))}.")
-
-    return check
 
 
 def check_nan(plugin: Any, field: Any, value: Any) -> None:

@@ -13,6 +13,7 @@ from medviz.renderers.blending import blend_images
 from medviz.renderers.map_renderer import MapRenderer, as_plain, describe
 from medviz.renderers.scene import Scene, frame_places, pick_axis
 from medviz.rendering import Rendering
+from medviz.validators import number, of_type, whole
 
 __all__ = ["Blend", "blend_images"]
 
@@ -32,13 +33,11 @@ class Blend(MapRenderer):
     """
 
     frame_axis: int | None = attrs.field(
-        default=None, converter=as_plain, validator=attrs.validators.optional(attrs.validators.instance_of(int))
+        default=None, converter=as_plain, validator=attrs.validators.optional(of_type(int))
     )
-    fps: float = attrs.field(
-        default=10.0, validator=[attrs.validators.instance_of((int, float)), attrs.validators.gt(0)]
-    )
-    size: int = attrs.field(default=192, validator=[attrs.validators.instance_of(int), attrs.validators.ge(1)])
-    letters: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
+    fps: float = attrs.field(default=10.0, validator=number(above=0))
+    size: int = attrs.field(default=192, validator=whole(1))
+    letters: bool = attrs.field(default=True, validator=of_type(bool))
 
     @hookimpl
     def render(self, attribution: Attribution) -> Rendering:

@@ -16,6 +16,7 @@ from medviz.hookspecs import Renderer
 from medviz.renderers.colour import get_cmap
 from medviz.renderers.orientation import orient
 from medviz.renderers.scene import Scene
+from medviz.validators import one_of
 
 UNSIGNED_CMAP = "inferno"
 SIGNED_CMAP = "bwr"
@@ -47,16 +48,15 @@ class MapRenderer(Renderer):
             with its sign), or the number of a channel of the map.
         scale: what gets the last colour: the largest magnitude ("max") or the 99th percentile ("percentile").
         vmax: the raw magnitude that gets the last colour, instead of `scale`.
-        window: the image's values that become black and white; None: its 0.5th and 99.5th percentiles.
+        window: the image's values that become black and white; None: its 0.5th and 99.5th percentiles;
+            of a 2-D image of three channels 0 and 1, or its smallest and largest value where it leaves them.
     """
 
     cmap: str | None = attrs.field(default=None)
     alpha: float = attrs.field(default=0.75, converter=as_plain)
     channel: int | None = attrs.field(default=None, converter=as_plain)
     reduce: Literal["sum", "mean", "max_abs"] | int = attrs.field(default="sum", converter=as_plain)
-    scale: Literal["max", "percentile"] = attrs.field(
-        default="max", validator=attrs.validators.in_(("max", "percentile"))
-    )
+    scale: Literal["max", "percentile"] = attrs.field(default="max", validator=one_of("max", "percentile"))
     vmax: float | None = attrs.field(default=None, converter=as_plain)
     window: tuple[float, float] | None = attrs.field(default=None, converter=as_plain)
 

@@ -16,6 +16,7 @@ from medviz.renderers.map_renderer import MapRenderer, as_plain, describe
 from medviz.renderers.scene import Scene, frame_places, pick_axis
 from medviz.renderers.sheet import as_frames, as_sheet, limits
 from medviz.rendering import Rendering
+from medviz.validators import of_type, whole
 
 _MOST_TILES = 64
 _WIDTH = 10.0  # inches of the sheet's longer side
@@ -133,15 +134,11 @@ class Matshow3d(MapRenderer):
     """
 
     frame_axis: int | None = attrs.field(
-        default=None, converter=as_plain, validator=attrs.validators.optional(attrs.validators.instance_of(int))
+        default=None, converter=as_plain, validator=attrs.validators.optional(of_type(int))
     )
-    every_n: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional([attrs.validators.instance_of(int), attrs.validators.ge(1)])
-    )
-    frames_per_row: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional([attrs.validators.instance_of(int), attrs.validators.ge(1)])
-    )
-    dpi: int = attrs.field(default=120, validator=[attrs.validators.instance_of(int), attrs.validators.ge(20)])
+    every_n: int | None = attrs.field(default=None, validator=attrs.validators.optional(whole(1)))
+    frames_per_row: int | None = attrs.field(default=None, validator=attrs.validators.optional(whole(1)))
+    dpi: int = attrs.field(default=120, validator=whole(20))
 
     @hookimpl
     def render(self, attribution: Attribution) -> Rendering:

@@ -17,6 +17,7 @@ from medviz.renderers.orientation import to_mm
 from medviz.renderers.panels import GUTTER, Panel, arrange
 from medviz.renderers.scene import Scene, number
 from medviz.rendering import Rendering
+from medviz.validators import of_type, whole
 
 _CONTOURS = (0.3, 0.5, 0.7, 0.9)
 _TITLE = 1.05  # inches above the panels
@@ -53,9 +54,9 @@ class Planes(MapRenderer):
     """
 
     voxel: tuple[int, ...] | None = attrs.field(default=None, converter=as_tuple)
-    crosshair: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
+    crosshair: bool = attrs.field(default=True, validator=of_type(bool))
     contour: Any = attrs.field(default=(), converter=_as_fractions)
-    dpi: int = attrs.field(default=120, validator=[attrs.validators.instance_of(int), attrs.validators.ge(20)])
+    dpi: int = attrs.field(default=120, validator=whole(20))
 
     @voxel.validator
     def _check_voxel(self, _: Any, value: Any) -> None:

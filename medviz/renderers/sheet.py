@@ -41,7 +41,9 @@ def limits(frames: np.ndarray, vmin: float | None, vmax: float | None) -> tuple[
 def as_sheet(frames: np.ndarray, frames_per_row: int | None, margin: int, fill_value: Any, dtype: Any) -> np.ndarray:
     """Return the frames `(T, [C,] H, W)` row by row on one sheet `(H', W')` or `(H', W', C)`."""
     if frames_per_row is not None and (not isinstance(frames_per_row, int) or frames_per_row < 0):
-        raise ValueError(f"`frames_per_row` is a whole number from 1, or None; got {frames_per_row!r}.")
+        raise ValueError(
+            f"`frames_per_row` is a whole number, or None or 0 for a square sheet; got {frames_per_row!r}."
+        )
     if not isinstance(margin, int) or margin < 0:
         raise ValueError(f"`margin` is a whole number of voxels from 0; got {margin!r}.")
     if not np.issubdtype(np.dtype(dtype), np.floating) and not np.isfinite(fill_value):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from medviz.pipeline import resize
+from medviz.tensors import resize
 
 __all__ = ["default_upsampler"]
 
