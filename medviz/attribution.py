@@ -62,6 +62,10 @@ class Attribution:
             )
         if len(self.values) != len(self.image):
             raise ValueError(f"{len(self.values)} maps for {len(self.image)} images.")
+        for name in ("classes", "scores", "index"):
+            held = getattr(self, name)
+            if held and len(held) != len(self):
+                raise ValueError(f"`{name}` holds {len(held)} values for {len(self)} images; expected one for each.")
         object.__setattr__(self, "affine", as_affine(self.affine, (len(self), 4, 4)))
         object.__setattr__(self, "index", self.index or tuple(range(len(self))))
 

@@ -191,7 +191,7 @@ def describe(plugin: Plugin, nested: bool = False) -> str:
     for f in attrs.fields(cls) if attrs.has(cls) else ():
         value, default = getattr(plugin, f.name), f.default
         if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-            default = default.factory()
+            default = default.factory(plugin) if default.takes_self else default.factory()
         if isinstance(value, Plugin):
             value = describe(value, nested=True)
             default = describe(resolve(f.metadata["kind"], default), nested=True) if "kind" in f.metadata else default

@@ -64,21 +64,6 @@ class Windows:
     corners: Tensor
     shape: tuple[int, ...]
 
-    @classmethod
-    def over(
-        cls, shape: Sequence[int], size: Sequence[int], overlap: float, region: Sequence[tuple[int, int]]
-    ) -> Windows:
-        """Place windows so that every voxel of `region` is hidden by windows all around it.
-
-        Args:
-            shape: of the image.
-            size: of a window; cut, and logged, where it is larger than the image.
-            overlap: of neighbours, as a fraction of the size, in [0, 1).
-            region: the first voxel and the one after the last, along each axis. Windows slide over it and half a
-                window around it, or more where one window would not fit.
-        """
-        return Grid.over(shape, size, overlap, region).windows()
-
     def __len__(self) -> int:
         return len(self.corners)
 
@@ -140,7 +125,15 @@ class Grid:
 
     @classmethod
     def over(cls, shape: Sequence[int], size: Sequence[int], overlap: float, region: Sequence[tuple[int, int]]) -> Grid:
-        """Place windows so that every voxel of `region` is hidden by windows all around it; as `Windows.over`."""
+        """Place windows so that every voxel of `region` is hidden by windows all around it.
+
+        Args:
+            shape: of the image, `*S`.
+            size: of a window; cut, and logged, where it is larger than the image.
+            overlap: of neighbours, as a fraction of the size, in [0, 1).
+            region: the first voxel and the one after the last, along each axis. Windows slide over it and half a
+                window around it, or more where one window would not fit.
+        """
         starts, sizes = [], []
         for extent, wanted, (first, end) in zip(shape, size, region, strict=True):
             low, high, cut = around(extent, wanted, first, end)

@@ -300,3 +300,9 @@ def test_it_shows_itself_in_one_line() -> None:
     values = torch.rand(2, 1, 8, 8)
     text = repr(Attribution(values, values, target="class 1", provenance={"method": "gradcam"}))
     assert text == "<Attribution: gradcam, class 1, (2, 1, 8, 8)>"
+
+
+@pytest.mark.parametrize("name", ["classes", "scores", "index"])
+def test_something_for_each_image(name):
+    with pytest.raises(ValueError, match=f"`{name}` holds 1 values for 2 images"):
+        Attribution(torch.rand(2, 1, 3, 4), torch.rand(2, 1, 3, 4), **{name: (1,)})

@@ -16,7 +16,7 @@ from networks import check_close, explain, images
 from torch import Tensor, nn
 
 import medviz
-from medviz.windows import Windows
+from medviz.windows import Grid
 
 pytestmark = [
     pytest.mark.parity,
@@ -114,8 +114,8 @@ def test_captums_occlusion(size: tuple[int, ...], mask: int, step: int) -> None:
 @pytest.mark.parametrize(("size", "mask"), [((24, 20, 31), 16), ((7, 5, 9), 3), ((6, 6, 6), 6), ((9, 8, 7), 1)])
 def test_the_windows_of_monais_sliding_window(ndim: int, overlap: float, size: tuple[int, ...], mask: int) -> None:
     shape, masks = size[:ndim], (mask,) * ndim
-    windows = Windows.over(shape, tuple(min(m, s) for m, s in zip(masks, shape, strict=True)), overlap,
-                           [(0, s) for s in shape])  # fmt: skip
+    windows = Grid.over(shape, tuple(min(m, s) for m, s in zip(masks, shape, strict=True)), overlap,
+                        [(0, s) for s in shape]).windows()  # fmt: skip
     interval = _get_scan_interval(shape, windows.size, ndim, (overlap,) * ndim)
     slices = dense_patch_slices(shape, windows.size, interval, return_slice=True)
     assert sorted(windows.corners.tolist()) == sorted([s.start for s in where] for where in slices)

@@ -281,15 +281,28 @@ def _default_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, previous)
 
 
-def test_two_threads_explain_one_model_one_after_the_other(busy: Busy, image: Tensor) -> None:
-    before = snapshot(busy, image)
+def test_two_threads_explain_one_model_one_after_the_other(
+    busy: Busy, image: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, entered = snapshot(busy, image), threading.Event()
+    taken, waits = guard._Turn.take, threading.Event()
+
+    def take(turn: Any) -> None:
+        waits.set()
+        taken(turn)
+        entered.set()
+
+    monkeypatch.setattr(guard._Turn, "take", take)
     other = threading.Thread(target=medviz.explain, args=(busy, image, "vanillagrad", 0))
     with medviz.Probe(busy, image):
+        waits.clear()
+        entered.clear()
         other.start()
-        other.join(0.2)
-        assert other.is_alive()
+        assert waits.wait(60)  # it has come as far as the turn
+        assert not entered.wait(0.1)
         assert not busy.training
-    other.join()
+    other.join(60)
+    assert entered.is_set()
     assert snapshot(busy, image) == before
 
 
@@ -321,16 +334,21 @@ def test_a_probe_may_be_left_in_another_thread(busy: Busy, image: Tensor) -> Non
     assert snapshot(busy, image) == before
 
 
-def test_who_waits_says_so(
-    busy: Busy, image: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(guard, "_PATIENCE", 0.05)
+def test_who_waits_says_so(busy: Busy, image: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, texts = threading.Event(), []
+
+    def warning(text: str) -> None:
+        texts.append(text)
+        said.set()
+
+    monkeypatch.setattr(guard, "_PATIENCE", 0.01)
+    monkeypatch.setattr(guard._log, "warning", warning)
     other = threading.Thread(target=medviz.explain, args=(busy, image, "vanillagrad", 0))
     with medviz.Probe(busy, image):
         other.start()
-        other.join(0.3)
-    other.join()
-    assert "still waiting for another thread" in caplog.text
+        assert said.wait(60)
+    other.join(60)
+    assert "still waiting for another thread" in texts[0]
 
 
 class UsedElsewhere(nn.Module):

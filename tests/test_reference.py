@@ -87,7 +87,7 @@ def test_every_option_has_its_row(name: str) -> None:
             if isinstance(parameter, click.Argument):
                 assert option.upper() in section
             else:
-                assert re.search(rf"^\| `.*(?<![\w-]){re.escape(option)}\b.*` \|", section, re.MULTILINE), option
+                assert re.search(rf"^\| `.*(?<![\w-]){re.escape(option)}(?![\w-]).*` \|", section, re.MULTILINE), option
 
 
 @pytest.mark.parametrize("path", FOUND)

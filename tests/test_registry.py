@@ -14,7 +14,7 @@ from helpers_distributions import EXPLAINER, build_wheel, install
 import medviz
 from medviz import registry
 from medviz.errors import PluginError
-from medviz.hookspecs import KINDS, Occluder, Renderer, hookimpl
+from medviz.hookspecs import KINDS, Explainer, Occluder, Renderer, hookimpl
 
 _OTHER = EXPLAINER.replace("Brightness", "Other")
 _EXPLODES = "raise RuntimeError('somebody imported me')\n"
@@ -229,3 +229,17 @@ def test_a_field_of_an_unknown_kind_is_refused_when_the_class_is_made() -> None:
 def test_every_kind_has_its_entry_point_group_and_no_other_is_listed() -> None:
     assert {entry.kind for entry in registry.entries()} <= set(KINDS)
     assert set(KINDS) == {"explainers", "occluders", "renderers", "sinks", "readers", "wrappers"}
+
+
+def test_a_default_that_asks_the_plugin_itself() -> None:
+    @attrs.frozen(eq=False)
+    class Asks(Explainer):
+        a: int = 2
+        b: int = attrs.field()
+
+        @b.default
+        def _twice(self) -> int:
+            return 2 * self.a
+
+    assert registry.describe(Asks()) == registry.describe(Asks(b=4))
+    assert registry.describe(Asks(b=5)).endswith(":b=5")

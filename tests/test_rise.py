@@ -117,3 +117,19 @@ def test_segmentation_outputs_and_half_precision(ndim: int) -> None:
     half = explain("rise", UNet(ndim).to(torch.bfloat16), image, target, **few).values
     assert half.dtype == torch.float32
     assert torch.corrcoef(torch.stack([half.flatten(), full.flatten()]))[0, 1] > 0.95
+
+
+def test_small_differences_of_scores_count_in_half_precision() -> None:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones((), dtype=torch.float16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 1e-7 * x[:, :, :4].float().mean((2, 3))
+
+    image = torch.ones(1, 1, 8, 8)
+    half = medviz.explain(Small(), image.half(), "rise:n_masks=64,cells=3,seed=0", 0)
+    full = medviz.explain(Small().float(), image, "rise:n_masks=64,cells=3,seed=0", 0)
+    assert full.values.abs().max() > 0
+    torch.testing.assert_close(half.values, full.values, rtol=1e-2, atol=1e-2 * float(full.values.abs().max()))

@@ -87,7 +87,7 @@ import attrs
 from medviz import registry
 from mv_witness import SEEN
 
-small = {"seed": 0, "samples": 2, "masks": 2, "steps": 2, "mask_size": 4, "layer": "relu"}
+small = {"seed": 0, "n_samples": 2, "n_masks": 2, "steps": 2, "mask_size": 4, "layer": "relu"}
 told["wrapped"] = []
 for entry in registry.entries("explainers"):
     if entry.package not in ("medviz-xai", "medviz-swap"):

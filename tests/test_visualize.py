@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 import medviz
 import medviz.visualize as v
 from medviz.occluders.blur import Blur
-from medviz.windows import Crop, Windows, around
+from medviz.windows import Crop, Grid, around
 
 LAYER = "deep"
 SUBMODULES = [
@@ -366,7 +366,7 @@ def test_windows_keep_their_size_and_reach_half_of_it_around(wanted: int) -> Non
             assert high - low >= size
             assert low <= max(0, first - (wanted - 1) // 2)
             assert high >= min(12, end + (wanted - 1) // 2)
-    windows = Windows.over((12,), (wanted,), 0.5, [(3, 5)])
+    windows = Grid.over((12,), (wanted,), 0.5, [(3, 5)]).windows()
     assert windows.size == (min(wanted, 12),)
 
 

@@ -16,7 +16,7 @@ from medviz.windows import Grid, Windows, cut_out
 
 
 def over(shape: tuple[int, ...], size: tuple[int, ...], overlap: float = 0.0, region: object = None) -> Windows:
-    return Windows.over(shape, size, overlap, region or [(0, s) for s in shape])  # type: ignore[arg-type]
+    return Grid.over(shape, size, overlap, region or [(0, s) for s in shape]).windows()  # type: ignore[arg-type]
 
 
 def starts(extent: int, size: int, overlap: float, first: int = 0, end: int | None = None) -> list[int]:
@@ -80,7 +80,7 @@ def test_every_voxel_of_the_region_is_hidden_and_no_window_leaves_the_image(
     for extent in shape:
         first = data.draw(st.integers(0, extent - 1))
         region.append((first, data.draw(st.integers(first + 1, extent))))
-    windows = Windows.over(shape, (size,) * len(shape), overlap, region)
+    windows = Grid.over(shape, (size,) * len(shape), overlap, region).windows()
     counts = torch.zeros(shape)
     for i in range(len(windows)):
         assert counts[windows.box(i)].shape == windows.size
@@ -164,7 +164,7 @@ def test_coarser_grids_lie_in_finer_ones_and_leave_no_voxel_out(
     assert grid.held(places).all()
     assert (
         grid.windows().corners.tolist()
-        == Windows.over(shape, grid.size, overlap, [(0, s) for s in shape]).corners.tolist()
+        == Grid.over(shape, grid.size, overlap, [(0, s) for s in shape]).windows().corners.tolist()
     )
     chosen = torch.rand(grid.counts, generator=torch.Generator().manual_seed(seed)) < 0.2
     voxels = torch.zeros(shape, dtype=torch.bool)

@@ -56,7 +56,7 @@ class RISE(Explainer):
         scores = probe.scores_of(target, masked, index).double() - probe.scores(target)[image].double()
         total = torch.zeros_like(probe.inputs[image, :1], dtype=torch.float64)
         for i, above in enumerate(scores - scores.mean()):
-            total += above * masked.mask(i)
+            total += above * masked.mask(i).double()
         return total / (self.n_masks * self.keep)
 
 

@@ -78,10 +78,13 @@ def placement(model: nn.Module, images: Tensor, device: torch.device | str | Non
     if device is None:
         return first.device, first.dtype
     wanted = torch.device(device)
-    on = {t.device for t in floating} | ({first.device} if first is not images else set())
-    if on and not any(d.type == wanted.type and wanted.index in (None, d.index) for d in on):
+    if first is images:
+        return wanted, first.dtype
+    on = list(dict.fromkeys([first.device, *(t.device for t in floating)]))
+    suits = [d for d in on if d.type == wanted.type and wanted.index in (None, d.index)]
+    if not suits:
         raise ValueError(f"`device` is {wanted}, but the model is on {sorted(map(str, on))}; move it with model.to().")
-    return wanted, first.dtype
+    return suits[0], first.dtype
 
 
 def mixes_rows(model: nn.Module) -> bool:

@@ -15,9 +15,7 @@ from medviz.renderers.colour import colour, colour_table
 from medviz.renderers.orientation import Orientation, square_size
 
 _OPACITY_POWER = 0.7  # below 1: half of the maximum is seen well, and still nothing is laid over a map of zero
-_AT_ONCE = (
-    1 << 18
-)  # pixels that are resampled and blended together, so that a long movie takes no more memory than a short
+_AT_ONCE = 1 << 18  # pixels that are resampled and blended together, so that a long movie takes no more memory
 
 
 @attrs.frozen(eq=False)
@@ -53,10 +51,17 @@ class Scene:
     def peak(self) -> tuple[int, int, int]:
         """Return where the magnitude is largest; of several such voxels the one nearest to their centre."""
         magnitude = self.values.abs()
-        places = (magnitude == magnitude.max()).nonzero()
-        distance = (places - places.double().mean(0)).square().sum(1)
-        first, second, third = places[distance.argmin()].tolist()
-        return first, second, third
+        largest = magnitude == magnitude.max()
+        # no list of places, for all voxels of a map may be 0
+        distance = torch.zeros(self.shape, dtype=torch.float64, device="cpu")
+        for axis, voxels in enumerate(self.shape):
+            counts = largest.sum([other for other in range(3) if other != axis]).double()
+            along = torch.arange(voxels, dtype=torch.float64, device="cpu")
+            centre = (counts @ along) / counts.sum()
+            distance += (along - centre).square().view([-1 if other == axis else 1 for other in range(3)])
+        place = int(distance.masked_fill_(~largest, torch.inf).argmin())
+        first, second, third = np.unravel_index(place, self.shape)
+        return int(first), int(second), int(third)
 
     def span(self) -> str:
         """Return in words which raw values the first and the last colour mean."""
