@@ -129,3 +129,13 @@ def test_parts_of_a_matrix(by_index: bool, device: str) -> None:
     with copied(by_index):
         made = copying.rectangles(matrix, np.array([[0, 0], [1, 2], [3, 4]]), (2, 2))
     assert torch.equal(made, torch.stack([matrix[:2, :2], matrix[1:3, 2:4], matrix[3:, 4:]]))
+
+
+@WAYS
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_block_of_another_precision_is_cast(by_index: bool, device: str) -> None:
+    maps, block = torch.zeros(2, 1, 5, 5, device=device), torch.rand(2, 1, 2, 2, dtype=torch.float64)
+    starts = np.array([[0, 0], [1, 2]])
+    with copied(by_index):
+        copying.put(maps, block, starts)
+        assert torch.equal(copying.parts(maps, starts, (2, 2)).cpu(), block.float())

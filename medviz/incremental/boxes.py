@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import numpy as np
@@ -10,6 +11,10 @@ from torch import Tensor
 
 from medviz.incremental.copying import cut, cut_changed, put
 from medviz.incremental.geometry import Size, Starts, inside
+
+
+def _as_starts(starts: Any) -> Starts:
+    return starts.numpy(force=True) if isinstance(starts, Tensor) else np.asarray(starts)
 
 
 @attrs.frozen(eq=False)
@@ -25,7 +30,7 @@ class Box:
 
     clean: Tensor
     block: Tensor
-    reach: Starts = attrs.field(converter=np.asarray)
+    reach: Starts = attrs.field(converter=_as_starts)
 
     @property
     def size(self) -> Size:

@@ -63,7 +63,7 @@ def put(maps: Tensor, block: Tensor, at: Starts) -> None:
     alike, size = list(groups(at)), block.shape[2:]
     if len(alike) > 1 and _by_index(maps) and not any(map(any, overhang(at, size, maps.shape[2:]))):
         # not through views of each place, which overlap: deterministic algorithms would write to copies of them
-        maps.movedim(1, -1)[_voxels(at, size, maps.device)] = block.movedim(1, -1)
+        maps.movedim(1, -1)[_voxels(at, size, maps.device)] = block.to(maps).movedim(1, -1)
         return
     for offset, rows in alike:
         source, target = meeting(offset, size, maps.shape[2:])

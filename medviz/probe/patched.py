@@ -209,7 +209,7 @@ def _tried(rows: Patched) -> tuple[Tensor, Tensor]:
     At the border of the image other things happen than inside, and a window over a black background changes nothing.
     """
     patches, corners = _spread(rows, _LOOKED_AT)
-    change = (patches - cut(rows.clean, corners.numpy(), patches.shape[2:])).abs().flatten(1).amax(1).cpu()
+    change = (patches - cut(rows.clean, corners.numpy(force=True), patches.shape[2:])).abs().flatten(1).amax(1).cpu()
     from_middle = (corners / rows.corners.amax(0).clamp_min(1) - 0.5).abs().amax(1)  # at most 1/2
     middle = int((from_middle + (change < change.amax() / 2)).argmin())
     last = slice(len(rows) - 1, None)
