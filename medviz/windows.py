@@ -67,10 +67,6 @@ class Windows:
     def __len__(self) -> int:
         return len(self.corners)
 
-    def box(self, window: int) -> tuple[EllipsisType | slice, ...]:
-        """Return where a window lies, as an index of the last axes."""
-        return _box(self.corners[window].tolist(), self.size)
-
     def blend(self, values: Tensor, weight: Tensor) -> Tensor:
         """Return, for each voxel, the mean of the values of the windows over it, by their weights there.
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medviz.renderers.blend import blend_images
+from medviz.renderers.blending import blend_images
 from medviz.renderers.colour import colour_labels, colour_table
 
 GREY = np.linspace(0, 1, 12, dtype=np.float32).reshape(1, 3, 4)

@@ -69,7 +69,7 @@ class PerturbedPasses:
         part = self.patched.prepared(rows, growth)
         if part is None:
             return self.run(rows, rows.index, {}, reduce)
-        run = self._incrementally(part, rows, reduce)
+        run = _incrementally(part, rows, reduce)
         return torch.cat(list(self.batches.each(len(rows), run, graph=False, row_bytes=part.row_bytes)))
 
     def _quicker(self, rows: Patched, size: int, reduce: Reduce | None) -> Iterator[Tensor]:
@@ -79,14 +79,14 @@ class PerturbedPasses:
 
         def prepare() -> Way | None:
             part = self.patched.prepared(rows)
-            return None if part is None else self._incrementally(part, rows, reduce)
+            return None if part is None else _incrementally(part, rows, reduce)
 
         done = yield from choice.first(len(rows), size, whole, prepare)
         if choice.incremental is False:
             self.patched.release()
         part = self.patched.prepared(rows) if choice.incremental and done < len(rows) else None
         if part is not None:
-            whole, size = self._incrementally(part, rows, reduce), self.batches.rows_at_once(False, part.row_bytes)
+            whole, size = _incrementally(part, rows, reduce), self.batches.rows_at_once(False, part.row_bytes)
         yield from after(done, whole, len(rows), size)
 
     def _way(self, inputs: Rows, index: Tensor, replace: Mapping[str, Rows], reduce: Reduce | None) -> Way:
@@ -102,14 +102,15 @@ class PerturbedPasses:
 
         return run
 
-    def _incrementally(self, part: Prepared, rows: Patched, reduce: Reduce | None) -> Way:
-        return lambda some: _kept(part.run(some), rows.index[some], reduce)
-
     def _whole(self, rows: int, hooked: bool) -> Runner | CompiledPasses:
         """What makes whole passes: a compiled model calls no hooks, and one pass is not worth compiling for."""
         if self.compiled is None or hooked or rows <= self.batches.rows_at_once(graph=False):
             return self.runner
         return self.compiled
+
+
+def _incrementally(part: Prepared, rows: Patched, reduce: Reduce | None) -> Way:
+    return lambda some: _kept(part.run(some), rows.index[some], reduce)
 
 
 def _kept(output: Tensor, index: Tensor, reduce: Reduce | None) -> Tensor:

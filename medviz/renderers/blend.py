@@ -9,13 +9,10 @@ import attrs
 from medviz.attribution import Attribution
 from medviz.hookspecs import hookimpl
 from medviz.renderers.annotate import draw_letters
-from medviz.renderers.blending import blend_images
 from medviz.renderers.map_renderer import MapRenderer, as_plain, describe
 from medviz.renderers.scene import Scene, frame_places, pick_axis
 from medviz.rendering import Rendering
 from medviz.validators import number, of_type, whole
-
-__all__ = ["Blend", "blend_images"]
 
 
 @attrs.frozen(eq=False, kw_only=True)
