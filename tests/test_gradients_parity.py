@@ -10,9 +10,10 @@ import torch
 from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 from monai.networks.layers.factories import Act
-from monai.networks.nets import DenseNet121, EfficientNetBN, SegResNet, SEResNet50, resnet10
+from monai.networks.nets import EfficientNetBN, SegResNet
 from monai.visualize import GuidedBackpropGrad, VanillaGrad
 from networks import check_close, explain, images
+from networks_monai import densenet, resnet_10, seresnet
 from torch import Tensor, nn
 
 import medviz
@@ -27,18 +28,6 @@ pytestmark = [
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 CLASSES = torch.tensor([2, 0])
 SIZES = {2: (40, 36), 3: (33, 36, 32)}
-
-
-def densenet(ndim: int) -> nn.Module:
-    return DenseNet121(ndim, 1, 3, init_features=8, growth_rate=4, block_config=(2, 2, 2, 2))
-
-
-def resnet(ndim: int) -> nn.Module:
-    return resnet10(spatial_dims=ndim, n_input_channels=1, num_classes=3, widen_factor=0.125)
-
-
-def seresnet(ndim: int) -> nn.Module:
-    return SEResNet50(spatial_dims=ndim, in_channels=1, num_classes=3, layers=(1, 1, 1, 1))
 
 
 class Modules(nn.Module):
@@ -57,7 +46,7 @@ class Modules(nn.Module):
 
 
 CASES: list[tuple[Callable[[int], nn.Module], int]] = [
-    (densenet, 2), (densenet, 3), (resnet, 2), (resnet, 3), (seresnet, 2), (Modules, 3),
+    (densenet, 2), (densenet, 3), (resnet_10, 2), (resnet_10, 3), (seresnet, 2), (Modules, 3),
 ]  # fmt: skip
 
 
@@ -131,11 +120,11 @@ def test_monais_vanilla_gradient() -> None:
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_guided_backpropagation_does_something_on_monais_resnet(ndim: int) -> None:
     """Where MONAI's own looks for the name "relu", finds none and returns the plain gradient."""
-    model, image = build(resnet, ndim)
+    model, image = build(resnet_10, ndim)
     plain = explain("vanillagrad", model, image[:1], 1).values
     guided = explain("guidedbackprop", model, image[:1], 1).values
     assert (guided - plain).abs().max() > 0.1 * plain.abs().max()
-    monais = GuidedBackpropGrad(build(resnet, ndim)[0])(image[:1].clone(), index=1).detach()
+    monais = GuidedBackpropGrad(build(resnet_10, ndim)[0])(image[:1].clone(), index=1).detach()
     check_close(monais, plain)
 
 

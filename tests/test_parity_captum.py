@@ -7,8 +7,8 @@ from collections.abc import Callable
 import captum.attr
 import pytest
 import torch
-from monai.networks.nets import DenseNet121, SEResNet50, resnet10, resnet18
 from networks import check_close, explain, images
+from networks_monai import densenet, resnet_10, resnet_18, seresnet
 from torch import Tensor, nn
 
 from medviz.tensors import resize
@@ -21,22 +21,6 @@ pytestmark = [
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 CLASSES = torch.tensor([2, 0])
-
-
-def densenet(ndim: int) -> nn.Module:
-    return DenseNet121(ndim, 1, 3, init_features=8, growth_rate=4, block_config=(2, 2, 2, 2))
-
-
-def resnet_18(ndim: int) -> nn.Module:
-    return resnet18(spatial_dims=ndim, n_input_channels=1, num_classes=3, widen_factor=0.125)
-
-
-def resnet_10(ndim: int) -> nn.Module:
-    return resnet10(spatial_dims=ndim, n_input_channels=1, num_classes=3, widen_factor=0.125)
-
-
-def seresnet(ndim: int) -> nn.Module:
-    return SEResNet50(spatial_dims=ndim, in_channels=1, num_classes=3, layers=(1, 1, 1, 1))
 
 
 Case = tuple[Callable[[int], nn.Module], int, str]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.networks.nets import DenseNet121, SEResNet50, resnet10, resnet18
 from networks import check_close, explain, images
+from networks_monai import densenet, resnet_10, resnet_18, seresnet
 from torch import Tensor, nn
 
 import medviz
@@ -23,22 +23,6 @@ pytestmark = [
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 SIZES = {2: (72, 68), 3: (68, 40, 33)}
-
-
-def densenet(ndim: int) -> nn.Module:
-    return DenseNet121(ndim, 1, 3, init_features=8, growth_rate=4, block_config=(2, 2, 2, 2))
-
-
-def resnet_18(ndim: int) -> nn.Module:
-    return resnet18(spatial_dims=ndim, n_input_channels=1, num_classes=3, widen_factor=0.125)
-
-
-def resnet_10(ndim: int) -> nn.Module:
-    return resnet10(spatial_dims=ndim, n_input_channels=1, num_classes=3, widen_factor=0.125)
-
-
-def seresnet(ndim: int) -> nn.Module:
-    return SEResNet50(spatial_dims=ndim, in_channels=1, num_classes=3, layers=(1, 1, 1, 1))
 
 
 CASES = [
