@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+import typing
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
+import attrs
 import pluggy
 
 from medviz.errors import PluginError, suggest
-from medviz.hookspecs import KINDS, Plugin, Wrapper
+from medviz.hookspecs import KINDS, Plugin, Wrapper, hookimpl
 
 MANAGER = "_medviz_manager"  # the attribute of an instance that keeps what calls its hooks
+_OPTIONAL = ("blend_weight",)  # hooks that a plugin of their kind may do without
 
 
 def hooks_of(kind: str) -> dict[str, tuple[str, ...]]:
@@ -44,6 +47,7 @@ def _check(plugin: type, kind: str) -> None:
         raise PluginError(f"{_name(plugin)} does not subclass medviz.{KINDS[kind].__name__}, the spec of its kind.")
     if len(several := [each for each, spec in KINDS.items() if issubclass(plugin, spec)]) > 1:
         raise PluginError(f"{_name(plugin)} is of several kinds, {' and '.join(several)}; write one class for each.")
+    _check_declarations(plugin, KINDS[kind])
     hooks = hooks_of(kind)
     marked = dict(_marked(plugin))
     for name in sorted(hooks.keys() - marked.keys()):
@@ -57,12 +61,25 @@ def _check(plugin: type, kind: str) -> None:
             )
         _check_arguments(f"{_name(plugin)}.{name}", method, hooks[name])
         _check_wrapping(f"{_name(plugin)}.{name}", method, kind == "wrappers")
-    if not any(not _optional(name) for name in marked):
-        raise PluginError(f"{_name(plugin)} implements no hook; it needs a marked {' or '.join(hooks)}.")
+    needed = [name for name in hooks if kind == "wrappers" or name not in _OPTIONAL]
+    if marked.keys().isdisjoint(needed):
+        raise PluginError(f"{_name(plugin)} implements no hook; it needs a marked {' or '.join(needed)}.")
 
 
-def _optional(hook: str) -> bool:
-    return hook == "blend_weight"
+def _check_declarations(plugin: type, spec: type[Plugin]) -> None:
+    """What a class says of itself, such as `signed` or `suffixes`, is asked of the class: there need be no instance."""
+    fields = {f.name for f in attrs.fields(plugin)} if attrs.has(plugin) else set()
+    for name, hint in typing.get_type_hints(spec).items():
+        (kind,) = typing.get_args(hint)
+        declared = inspect.getattr_static(plugin, name)
+        if kind is type or isinstance(declared, property):
+            continue
+        item = typing.get_args(kind)[:1]
+        good = type(declared) is (typing.get_origin(kind) or kind)
+        if name in fields or not good or (item and not all(isinstance(one, item) for one in declared)):
+            shown = "a field" if name in fields else repr(declared)
+            written = kind if item else kind.__name__
+            raise PluginError(f"{_name(plugin)}.{name} is {shown}; write `{name}: ClassVar[{written}] = …`.")
 
 
 def _marked(plugin: type) -> Iterator[tuple[str, Any]]:
@@ -103,8 +120,43 @@ def _check_arguments(where: str, method: Any, allowed: tuple[str, ...]) -> None:
 
 
 def call(plugin: Plugin, hook: str, arguments: Mapping[str, Any], wrappers: tuple[Wrapper, ...] = ()) -> Any:
-    """Call one hook of one plugin instance, through `wrappers`, the first of them outermost."""
-    return getattr(_manager(plugin, wrappers).hook, hook)(plugin=plugin, **arguments)
+    """Call one hook of one plugin instance, through `wrappers`, the first of them outermost.
+
+    Raises:
+        PluginError: a wrapper did not yield once, or lost the plugin's result.
+    """
+    inner = _Innermost(hook)
+    try:
+        result = getattr(_manager(plugin, wrappers, inner).hook, hook)(plugin=plugin, **arguments)
+    except RuntimeError as err:
+        if not wrappers or not str(err).startswith("wrap_controller at "):
+            raise
+        raise PluginError(f"{called(plugin, hook, wrappers)} failed: a wrapper yields once, no more, no less.") from err
+    if result is None and inner.result is not None:
+        raise PluginError(
+            f"{called(plugin, hook, wrappers)} returned None, and the plugin itself did not: a wrapper returns what "
+            "its yield gives."
+        )
+    return result
+
+
+def called(plugin: Plugin, hook: str, wrappers: Sequence[Wrapper] = ()) -> str:
+    """Return, for messages, which hook was called, and what was around it."""
+    around = f", inside of {', '.join(_name(type(wrapper)) for wrapper in wrappers)}," if wrappers else ""
+    return f"{_name(type(plugin))}.{hook}{around}"
+
+
+class _Innermost:
+    """Keeps what the plugin itself returned, so that it is not blamed for what a wrapper makes of it."""
+
+    def __init__(self, hook: str) -> None:
+        self.result: Any = None
+
+        def keep() -> Generator[None, Any, Any]:
+            self.result = yield
+            return self.result
+
+        setattr(self, hook, hookimpl(wrapper=True)(keep))
 
 
 def names_argument(plugin: Plugin | type[Plugin], hook: str, argument: str) -> bool:
@@ -113,7 +165,7 @@ def names_argument(plugin: Plugin | type[Plugin], hook: str, argument: str) -> b
     return argument in inspect.signature(getattr(cls, hook)).parameters
 
 
-def _manager(plugin: Plugin, wrappers: tuple[Wrapper, ...]) -> pluggy.PluginManager:
+def _manager(plugin: Plugin, wrappers: tuple[Wrapper, ...], inner: _Innermost) -> pluggy.PluginManager:
     """Build the manager of one instance; the one without wrappers is kept on the instance."""
     if not isinstance(plugin, Plugin):
         raise PluginError(f"{plugin!r} is not an instance of a medviz plugin.")
@@ -129,7 +181,7 @@ def _manager(plugin: Plugin, wrappers: tuple[Wrapper, ...]) -> pluggy.PluginMana
         if spec is not Wrapper and (wrappers or spec.kind == plugin.kind):  # a wrapper may go around hooks of all kinds
             manager.add_hookspecs(spec.Hooks)
     manager.register(plugin)
-    for wrapper in reversed(wrappers):  # pluggy calls the one registered last first
+    for wrapper in (inner, *reversed(wrappers)) if wrappers else ():  # pluggy calls the one registered last first
         manager.register(wrapper)
     if not wrappers:
         state[MANAGER] = manager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from medviz import registry
-from medviz.contract import call, names_argument
+from medviz.contract import call, called, names_argument
 from medviz.errors import PluginError
 from medviz.hookspecs import Explainer, Occluder, Plugin, Reader, Renderer, Sink, Wrapper, Wrappers
 
@@ -40,16 +40,19 @@ def run_explainer(explainer: Explainer, probe: Probe, target: FixedTarget, wrapp
 
     from medviz.finite import all_finite, ends
 
-    values = call(explainer, "explain", {"probe": probe, "target": target}, as_wrappers(wrappers))
+    around = as_wrappers(wrappers)
+    values = call(explainer, "explain", {"probe": probe, "target": target}, around)
     shape = (len(probe.inputs), *probe.inputs.shape[1:])
     if not isinstance(values, torch.Tensor) or not values.is_floating_point():
-        raise _wrong(explainer, "explain", values, "a floating-point tensor (B, K, *s)")
+        raise _wrong(explainer, "explain", values, "a floating-point tensor (B, K, *s)", around)
     if values.ndim != len(shape) or len(values) != shape[0] or values.shape[1] not in (1, shape[1]):
-        raise _wrong(explainer, "explain", values, f"({shape[0]}, 1 or {shape[1]}, {len(shape) - 2} spatial axes)")
+        expected = f"({shape[0]}, 1 or {shape[1]}, {len(shape) - 2} spatial axes)"
+        raise _wrong(explainer, "explain", values, expected, around)
     if not values.numel() or not all_finite(values):
-        raise _wrong(explainer, "explain", values, "finite values, not an empty map")
+        raise _wrong(explainer, "explain", values, "finite values, not an empty map", around)
     if not explainer.signed and ends(values)[0] < 0:
-        raise PluginError(f"{_called(explainer, 'explain')} returned negative values, but does not declare `signed`.")
+        said = called(explainer, "explain", around)
+        raise PluginError(f"{said} returned negative values, but does not declare `signed`.")
     return values.detach()
 
 
@@ -60,9 +63,10 @@ def occlude(occluder: Occluder, patches: Tensor, image: Tensor, corners: Tensor,
     from medviz.finite import all_finite
 
     arguments = {"patches": patches, "image": image, "corners": corners}
-    hidden = call(occluder, "occlude", arguments, as_wrappers(wrappers))
+    around = as_wrappers(wrappers)
+    hidden = call(occluder, "occlude", arguments, around)
     if not isinstance(hidden, torch.Tensor) or hidden.shape != patches.shape or not all_finite(hidden):
-        raise _wrong(occluder, "occlude", hidden, f"a finite tensor {tuple(patches.shape)}")
+        raise _wrong(occluder, "occlude", hidden, f"a finite tensor {tuple(patches.shape)}", around)
     return hidden
 
 
@@ -72,12 +76,14 @@ def blend_weight(occluder: Occluder, mask_size: tuple[int, ...], wrappers: Wrapp
 
     from medviz.finite import all_finite
 
-    weight = call(occluder, "blend_weight", {"mask_size": mask_size}, as_wrappers(wrappers))
+    around = as_wrappers(wrappers)
+    weight = call(occluder, "blend_weight", {"mask_size": mask_size}, around)
     if weight is None:
         return torch.ones(mask_size, device="cpu")
     good = isinstance(weight, torch.Tensor) and weight.shape == tuple(mask_size)
     if not good or not all_finite(weight) or (weight < 0).any() or not (weight > 0).any():
-        raise _wrong(occluder, "blend_weight", weight, f"a finite tensor {tuple(mask_size)}, ≥ 0 and not all zero")
+        expected = f"a finite tensor {tuple(mask_size)}, ≥ 0 and not all zero"
+        raise _wrong(occluder, "blend_weight", weight, expected, around)
     return cast("Tensor", weight)
 
 
@@ -93,7 +99,7 @@ def render(renderer: Renderer, attribution: Attribution, wrappers: Wrappers = ()
     for i in range(len(attribution)):
         rendering = call(renderer, "render", {"attribution": attribution[i]}, around)
         if not isinstance(rendering, Rendering):
-            raise _wrong(renderer, "render", rendering, "a medviz.Rendering")
+            raise _wrong(renderer, "render", rendering, "a medviz.Rendering", around)
         drawn.append(rendering)
     return drawn[0] if len(drawn) == 1 else drawn
 
@@ -134,7 +140,7 @@ def write(
         arguments = {"rendering": rendering, "attribution": attribution, "tag": tag, "step": step}
         result = call(sink, "write", arguments, around)
         if not isinstance(result, str | Path):
-            raise _wrong(sink, "write", result, "where it was written to, a path or a string")
+            raise _wrong(sink, "write", result, "where it was written to, a path or a string", around)
         written.append(result)
     return written if several or len(written) > 1 else written[0]
 
@@ -150,9 +156,10 @@ def read_with(reader: Reader, path: str | Path, wrappers: Wrappers = ()) -> Imag
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}.")
-    image = call(reader, "read", {"path": path}, as_wrappers(wrappers))
+    around = as_wrappers(wrappers)
+    image = call(reader, "read", {"path": path}, around)
     if not isinstance(image, Image):
-        raise _wrong(reader, "read", image, "a medviz.Image")
+        raise _wrong(reader, "read", image, "a medviz.Image", around)
     return image
 
 
@@ -210,10 +217,6 @@ def _renderer(sink: Sink) -> Renderer:
     return getattr(sink, "renderer", None) or default_renderer()
 
 
-def _called(plugin: Plugin, hook: str) -> str:
-    return f"{type(plugin).__module__}.{type(plugin).__qualname__}.{hook}"
-
-
-def _wrong(plugin: Plugin, hook: str, result: Any, expected: str) -> PluginError:
+def _wrong(plugin: Plugin, hook: str, result: Any, expected: str, around: Sequence[Wrapper]) -> PluginError:
     shape = f" {tuple(result.shape)}" if hasattr(result, "shape") else ""
-    return PluginError(f"{_called(plugin, hook)} returned {type(result).__name__}{shape}; expected {expected}.")
+    return PluginError(f"{called(plugin, hook, around)} returned {type(result).__name__}{shape}; expected {expected}.")

@@ -354,6 +354,31 @@ def test_channels_last_must_be_said(layer: str) -> None:
         assert medviz.explain(model, image, f"{method}:layer={layer},reshape=channels_last").raw.shape[2:] == (4, 5)
 
 
+class Square(nn.Module):
+    """As many channels as the map has columns, and the channels are last inside of `block`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.block = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU())
+        self.conv = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(self.stem(x).movedim(1, -1)).movedim(-1, 1)
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["block", "block.0", "block.1"])
+def test_channels_last_must_be_said_where_there_are_as_many_as_columns(layer: str) -> None:
+    model, image = Square(), images(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="channels last; give reshape='channels_last'"):
+        explain("gradcam", model, image, 1, layer=layer)
+    assert explain("hirescam", model, image, 1, layer=layer, reshape="channels_last").values.any()
+    for first in ("stem", "conv", "conv.0"):
+        assert explain("hirescam", model, image, 1, layer=first).values.any()
+
+
 @pytest.mark.parametrize("layer", ["conv", "end"])
 def test_channels_first_beside_channels_last(layer: str) -> None:
     assert medviz.explain(Last(), torch.rand(2, 1, 16, 20), f"gradcam:layer={layer}").raw.shape[2:] == (4, 5)

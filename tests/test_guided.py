@@ -323,3 +323,26 @@ def test_the_rule_ends_with_the_call_and_leaves_no_hook() -> None:
     explain("guidedbackprop", model, image, 1)
     assert torch.equal(explain("vanillagrad", model, image, 1).values, before)
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+class _GivesNoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.saved_tensors[0], None
+
+
+@pytest.mark.parametrize("method", ["guidedbackprop", "guidedbackpropsmooth:n_samples=2"])
+def test_a_rectifier_that_gets_no_gradient(method: str) -> None:
+    class Gated(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            features = self.stem(x)
+            gate = torch.relu(features.flip(1))
+            return self.fc(self.deep(_GivesNoGradient.apply(features, gate)).flatten(2).mean(2))
+
+    model, image = Gated(2), images(1, 2, 9, 8)
+    assert explain(method, model, image, 1).values.any()

@@ -352,6 +352,8 @@ class Wired(nn.Module):
             x = y * self.b(x)
         elif self.how == "gate":
             x = x * self.gate(x)
+        elif self.how == "keywords":
+            x = torch.sigmoid(input=torch.clamp(self.b(torch.relu(input=self.c(x))), min=0.1, max=1.0))
         elif self.how == "mean":
             return self.head(self.b(x).mean(dim=(-2, -1)))
         elif self.how == "flatten":
@@ -360,7 +362,7 @@ class Wired(nn.Module):
 
 
 WIRES = ["cat", "add", "iadd", "in place", "two names", "same", "sizes", "numbers", "functions", "shared", "read twice"]
-WIRES += ["a table first", "gate"]
+WIRES += ["a table first", "gate", "keywords"]
 
 
 @pytest.mark.parametrize("how", [*WIRES, "mean", "flatten"])

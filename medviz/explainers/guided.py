@@ -13,6 +13,7 @@ by name; a function that does the same without a module of its own (`torch.maxim
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -129,10 +130,14 @@ class _Mode(TorchFunctionMode):
     def _gated(self, result: Any) -> Any:
         if isinstance(result, Tensor) and result.requires_grad:
             self.guided.gates += 1
-            positive = result > 0
             # a hook belongs to the value as it is now: what is later changed in place is not gated twice
-            result.register_hook(lambda gradient: gradient.clamp(min=0) * positive)  # type: ignore[no-untyped-call]
+            result.register_hook(functools.partial(_gate, result > 0))  # type: ignore[no-untyped-call]
         return result
+
+
+def _gate(positive: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Return what passes back; None: an operation behind the rectifier gives it no gradient."""
+    return None if gradient is None else gradient.clamp(min=0) * positive
 
 
 def _clamps_at_zero(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -150,7 +150,8 @@ class Incremental:
     def _is_passed_on(self, node: fx.Node) -> bool:
         """Whether nobody looks at the clean map around the boxes of a node: its voxels are taken one by one."""
         value = self.clean[node]
-        alone = all(user in self._elementwise and user.all_input_nodes == [node] for user in node.users)
+        alone = all(user in self._elementwise and user.args and user.args[0] is node for user in node.users)
+        alone = alone and all(user.all_input_nodes == [node] for user in node.users)
         if not alone or node.op == "get_attr" or not isinstance(value, Tensor) or value.ndim != self._rules.nd + 2:
             return False
         return value.shape[2:].numel() > 1  # else it may be a mean over space, which is corrected by its change

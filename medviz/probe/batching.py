@@ -99,6 +99,7 @@ class Batches:
 
     def _measure(self) -> list[int]:
         """The size of what each layer returns for one image, in bytes."""
+        self.runner.begin()
         rolling = RollingCut(self.runner.model, self.one, starts=None)
         with rolling.hooks():
             self.runner.run(self.one, torch.zeros(1, dtype=torch.long, device=self.one.device))

@@ -142,6 +142,7 @@ class CleanPass:
         return Cut(modules, self._starts if graph else None)
 
     def _run(self, graph: bool, *watching: Cut | RollingCut) -> Tensor:
+        self._runner.begin()
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(graph))
             for watch in watching:

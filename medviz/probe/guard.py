@@ -27,7 +27,7 @@ _flags = operator.attrgetter("requires_grad", "grad")
 
 
 @contextlib.contextmanager
-def untouched(found: Sequence[nn.Module]) -> Iterator[None]:
+def untouched(found: Sequence[nn.Module]) -> Iterator[State]:
     """Run the block with every module in eval mode and every parameter frozen; afterwards put everything back.
 
     Put back are, for every sub-module: training flag, hooks, attributes (in-place flags, tensors kept on `self`) and
@@ -43,11 +43,11 @@ def untouched(found: Sequence[nn.Module]) -> Iterator[None]:
         found: all modules of a model, itself first; see `models.modules`.
     """
     with interrupts_deferred():
-        state = _State(found)
+        state = State(found)
     try:
         with interrupts_deferred():
             state.prepare()
-        yield
+        yield state
     finally:
         with interrupts_deferred():
             state.restore()
@@ -109,7 +109,7 @@ def interrupts_deferred() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-class _State:
+class State:
     """What can change in a model while it runs, and the global random states."""
 
     def __init__(self, found: Sequence[nn.Module]) -> None:
@@ -122,8 +122,11 @@ class _State:
         self.random = _random_states()
 
     def prepare(self) -> None:
-        for module, training in zip(self.modules, self.training, strict=True):
-            if training:
+        kinds = {type(module) for module, training in zip(self.modules, self.training, strict=True) if training}
+        if any((kind.train, kind.eval) != (nn.Module.train, nn.Module.eval) for kind in kinds):
+            self.modules[0].eval()  # some get ready for it themselves, such as a table that stands in for a parameter
+        for module in self.modules:
+            if module.training:
                 module.training = False
         for parameter, (wanted, grad) in zip(self.parameters, self.flags, strict=True):
             if wanted and not parameter.is_inference():  # one made in inference mode keeps its flag for ever
@@ -131,11 +134,24 @@ class _State:
             if grad is not None:
                 parameter.grad = None
 
+    def rewind(self) -> bool:
+        """Put back, for another pass, what passes have left in the model; return whether there was any.
+
+        Not to be called while hooks of a pass are in place, which would be taken off.
+        """
+        self._restore_training()
+        changed = [self.attributes.restore(), self.values.restore()]
+        self.prepare()
+        return any(changed)
+
+    def _restore_training(self) -> None:
+        for module, training in zip(self.modules, self.training, strict=True):
+            if module.training != training:
+                module.training = training
+
     def restore(self) -> None:
         self.attributes.restore()
-        for module, training in zip(self.modules, self.training, strict=True):
-            if module.training != training:  # a scripted module keeps it elsewhere
-                module.training = training
+        self._restore_training()  # a scripted module keeps it elsewhere
         for parameter, (wanted, grad) in zip(self.parameters, self.flags, strict=True):
             if parameter.requires_grad != wanted:
                 parameter.requires_grad_(wanted)
@@ -143,6 +159,30 @@ class _State:
                 parameter.grad = grad
         _set_random_states(self.random)
         self.values.restore()
+
+
+class BetweenPasses:
+    """Lets every pass begin with the model as it was found, also one that remembers what it has seen.
+
+    Whether it does is looked at after the first two passes: to look costs a few milliseconds, and most models do not.
+
+    Args:
+        state: of the model.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._passes = 0
+        self._remembers = False
+
+    def __call__(self) -> None:
+        """Called before each pass, without hooks of a pass in place."""
+        self._passes += 1
+        if self._remembers:
+            self._state.rewind()
+        elif self._passes in (2, 3) and self._state.rewind():
+            self._remembers = True
+            _log.info("the model keeps something from pass to pass; each begins as the model was found")
 
 
 def _random_states() -> tuple[Any, Tensor, list[Tensor], Any]:

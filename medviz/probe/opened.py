@@ -14,7 +14,7 @@ from medviz.probe import models
 from medviz.probe.batching import Batches, BatchSize
 from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import Compiled, CompiledPasses
-from medviz.probe.guard import in_turn, untouched
+from medviz.probe.guard import BetweenPasses, in_turn, untouched
 from medviz.probe.patched import PatchedPasses
 from medviz.probe.perturbed import PerturbedPasses
 from medviz.probe.runner import Runner
@@ -26,6 +26,7 @@ class Opened:
 
     stack: contextlib.ExitStack
     modules: Sequence[nn.Module]
+    runner: Runner
     inputs: Tensor
     clean: CleanPass
     batches: Batches
@@ -52,11 +53,11 @@ class Opened:
             stack.enter_context(torch.autocast(runner.device.type, enabled=False))  # for the model only
             stack.enter_context(models.eager())
             stack.enter_context(in_turn(runner.model))
-            stack.enter_context(untouched(found))
+            runner = attrs.evolve(runner, begin=BetweenPasses(stack.enter_context(untouched(found))))
             inputs = images.detach().to(runner.device, runner.dtype, copy=True)
             clean = CleanPass(runner, inputs, layers, graph)
             stack.callback(clean.close)
             batches = Batches(runner, inputs[:1], batch_size, progress)
             passes = CompiledPasses(runner, compiled) if compiled else None
             perturbed = PerturbedPasses(runner, clean, batches, passes, PatchedPasses(runner))
-            return cls(stack.pop_all(), found, inputs, clean, batches, perturbed)
+            return cls(stack.pop_all(), found, runner, inputs, clean, batches, perturbed)

@@ -138,7 +138,12 @@ class PatchedPasses:
                     raise
                 self._refused.add(kind)
                 _log.warning("whole passes from here on, for incremental inference fails: %s", _first_line(err))
-        return self.runner.run(Box(rows.clean, patches, corners).whole(), rows.index[part])
+        return self._pass(Box(rows.clean, patches, corners).whole(), rows.index[part])
+
+    def _pass(self, images: Tensor, index: Tensor) -> Tensor:
+        """A whole pass."""
+        self.runner.begin()
+        return self.runner.run(images, index)
 
     def _prove(self, engine: Incremental, rows: Patched, growth: float) -> None:
         """Hold a few windows against whole passes.
@@ -161,7 +166,7 @@ class PatchedPasses:
                 raise _RefusedError("the windows that are tried change nothing, which proves nothing")
             _compare(made, expected)
         else:
-            change = expected - self.runner.run(rows.clean, rows.index[:1])
+            change = expected - self._pass(rows.clean, rows.index[:1])
             part = _of_each_output(made - expected) / _of_each_output(change).clamp_min(1e-30)
             _log.info("`growth` %g changes what windows do to an output by up to %.1e of it", growth, float(part.max()))
 
@@ -173,7 +178,7 @@ class PatchedPasses:
         """
         try:
             copies = Box(rows.clean, patches, corners).whole()
-            return torch.cat([self.runner.run(copy[None], rows.index[:1]) for copy in copies])
+            return torch.cat([self._pass(copy[None], rows.index[:1]) for copy in copies])
         except RuntimeError as err:
             if is_out_of_memory(err):
                 raise _RefusedError("memory does not suffice for the proof of incremental inference") from err

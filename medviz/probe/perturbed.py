@@ -96,6 +96,7 @@ class PerturbedPasses:
         runner = self._whole(len(inputs), bool(modules))
 
         def run(rows: slice) -> Tensor:
+            self.runner.begin()
             replaced = Replace(modules, {n: t[rows] for n, t in replace.items()}, calls)
             output = replaced.run(lambda: runner.run(inputs[rows], index[rows]))
             return _kept(output, index[rows], reduce)

@@ -223,12 +223,14 @@ class Probe:
         fixed = self.fix(target)
         inputs = self.inputs if inputs is None else inputs
         index = self._index(index, len(inputs))
+        opened, around = self._opened(), rule or contextlib.nullcontext
 
         def run(rows: slice) -> Tensor:
-            with (rule or contextlib.nullcontext)():
-                return self._runner.gradient(inputs[rows].to(self.inputs), index[rows], fixed)
+            opened.runner.begin()
+            with around():
+                return opened.runner.gradient(inputs[rows].to(self.inputs), index[rows], fixed)
 
-        return torch.cat(list(self._opened().batches.each(len(inputs), run, graph=True)))
+        return torch.cat(list(opened.batches.each(len(inputs), run, graph=True)))
 
     def layer_name(self, layer: str | None) -> str:
         """Return `layer`, or the name of the automatic choice where it is None."""

@@ -28,6 +28,7 @@ class Runner:
         arguments: what the model takes beside the image.
         choose: which part of its output is meant.
         autocast: what the model's operations are cast to, or None.
+        begin: called before each pass, where no hooks of the pass are in place yet.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class Runner:
     arguments: ModelArguments
     choose: Callable[[Any], Tensor] | str | int | None = None
     autocast: torch.dtype | None = None
+    begin: Callable[[], None] = lambda: None
 
     def run(self, images: Tensor, index: Tensor, copy: bool = True) -> Tensor:
         """Return the output `(M, N, …)` for `(M, C, *S)`; row i gets the model arguments of image `index[i]`.
@@ -53,6 +55,8 @@ class Runner:
         args, kwargs = self.arguments.at(index, self.device)
         with self.casting():
             output = outputs.select(self._call(images, *args, **kwargs), self.choose)
+        if not output.requires_grad:
+            output = output.clone()  # the next pass of an engine or a CUDA graph may write over what this one returns
         if len(output) != len(images):
             raise ValueError(
                 f"the model's output {tuple(output.shape)} does not have a row for each of {len(images)} images; "

@@ -50,17 +50,19 @@ class Containers:
             level, tensors = content.inside()
             self.tensors |= by_identity(tensors)
 
-    def restore(self) -> None:
-        """Put back what was removed or replaced, and take out what was added."""
+    def restore(self) -> bool:
+        """Put back what was removed or replaced, and take out what was added; return whether there was any."""
+        changed = []
         for level, full in self._levels:
             now = list(filter(None, level))
             if len(now) != len(full) or not _same(now, full):
+                changed.append(True)
                 before = set(map(id, full))
                 for container in now:
                     if id(container) not in before:
                         container.clear()
-        for content in self._kept:
-            content.restore()
+        changed += [content.restore() for content in self._kept]
+        return any(changed)
 
 
 class _Content:
@@ -87,10 +89,10 @@ class _Content:
         chain = itertools.chain.from_iterable
         return chain(self._dicts), chain(map(self._values_of, self._dicts)), chain(self._others)
 
-    def restore(self) -> None:
-        """Write to the containers that do not hold the same objects in the same order as before."""
+    def restore(self) -> bool:
+        """Write to the containers that do not hold the same objects in the same order as before; return whether any."""
         if self._is_unchanged():
-            return
+            return False
         keys, values, items = map(iter, (self._keys, self._values, self._items))
         for container, length in zip(self._dicts, self._lengths[0], strict=True):
             before = dict(zip(itertools.islice(keys, length), itertools.islice(values, length), strict=True))
@@ -103,6 +105,7 @@ class _Content:
             if not (len(container) == length and _same(container, held)):
                 container.clear()
                 container.update(held) if isinstance(container, set) else container.extend(held)
+        return True
 
     def _is_unchanged(self) -> bool:
         if self._lengths != [list(map(len, group)) for group in (self._dicts, self._others)]:
@@ -160,10 +163,10 @@ class Values:
             else:
                 self._kept.append(_Together(group))
 
-    def restore(self) -> None:
-        """Put back the values of the tensors that have changed."""
-        for kept in self._kept:
-            kept.restore()
+    def restore(self) -> bool:
+        """Put back the values of the tensors that have changed; return whether any has."""
+        changed = [kept.restore() for kept in self._kept]  # all of them, before it is asked whether any
+        return any(changed)
 
 
 class _Together:
@@ -178,14 +181,15 @@ class _Together:
         """The size of each; with one axis or none, the number of values says it, in a tenth of the time."""
         return list(map(Tensor.numel if self._axes < 2 else _shape, self._tensors))
 
-    def restore(self) -> None:
+    def restore(self) -> bool:
         alike = set(map(_dtype, self._tensors)) == {self._dtype} and set(map(_axes, self._tensors)) == {self._axes}
         if alike and self._now() == self._sizes and torch.equal(_bits(_joined(self._tensors)), _bits(self._before)):
-            return
+            return False
         shapes = [torch.Size([size] * self._axes) if self._axes < 2 else size for size in self._sizes]
         values = torch.split(self._before.view(-1), [shape.numel() for shape in shapes])
-        for tensor, value, shape in zip(self._tensors, values, shapes, strict=True):
-            _put_back(tensor, value.view(shape))
+        each = zip(self._tensors, values, shapes, strict=True)
+        changed = [_put_back(tensor, value.view(shape)) for tensor, value, shape in each]
+        return any(changed)
 
 
 class _Alone:
@@ -195,8 +199,8 @@ class _Alone:
         with torch.no_grad():
             self._tensor, self._before = tensor, tensor.clone()
 
-    def restore(self) -> None:
-        _put_back(self._tensor, self._before)
+    def restore(self) -> bool:
+        return _put_back(self._tensor, self._before)
 
 
 @torch.no_grad()
@@ -206,12 +210,15 @@ def _joined(tensors: list[Tensor]) -> Tensor:
     return torch.cat(tensors if tensors[0].ndim == 1 else [tensor.reshape(-1) for tensor in tensors])
 
 
-def _put_back(tensor: Tensor, value: Tensor) -> None:
+def _put_back(tensor: Tensor, value: Tensor) -> bool:
     if tensor.dtype != value.dtype or not (value.is_nested or tensor.shape == value.shape):
         tensor.data = value.clone()
     elif not all(map(torch.equal, _parts(tensor), _parts(value))):
         with torch.inference_mode(tensor.is_inference()), torch.no_grad():
             (tensor if tensor.is_sparse else tensor.data).copy_(value)  # `data` of a sparse tensor is a copy
+    else:
+        return False
+    return True
 
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
