@@ -16,9 +16,12 @@ from torch import Tensor
 
 from medviz.files import atomic
 from medviz.image import as_affine, spacing_of
+from medviz.targets import named
 
 _FORMAT = 1
+_SHOWN = 4  # images of a batch in a notebook
 _ARRAYS = ("values", "image", "raw", "affine")
+_OF_EACH_IMAGE = ("values", "image", "classes", "scores", "raw", "affine", "index")
 # what NumPy and zipfile raise, each for another kind of damage
 _DAMAGE = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
@@ -36,7 +39,7 @@ class Attribution:
         image: the images `(B, C, *S)` as they were given, on the CPU.
         signed: False: values are ≥ 0. True: negative values speak against the target.
         target: what was explained, as it was asked for: "predicted", "class 2", …
-        classes: the class of each image, or None where the target is not a class.
+        classes: the class of each image, or None where the target is not a class, or the network has a single output.
         scores: the target's score of each image, raw network output.
         raw: the values on the method's own grid `(B, K, *s)`, before they were resized.
         affine: (B, 4, 4), from voxel indices to RAS+ millimetres, or None.
@@ -83,14 +86,11 @@ class Attribution:
         except (TypeError, IndexError):
             raise IndexError(f"there is no image {i!r} among {len(self)}.") from None
         one = slice(place, place + 1)
-        return attrs.evolve(
-            self,
-            **{
-                name: value[one]
-                for name in ("values", "image", "classes", "scores", "raw", "affine", "index")
-                if (value := getattr(self, name)) is not None
-            },
-        )
+        held = {name: getattr(self, name) for name in _OF_EACH_IMAGE}
+        parts = {name: value[one] for name, value in held.items() if value is not None}
+        if self.classes and self.target == named(self.classes):
+            parts["target"] = named(parts["classes"])
+        return attrs.evolve(self, **parts)
 
     @property
     def method(self) -> str:
@@ -183,10 +183,11 @@ class Attribution:
         raise ValueError(f"{str(path)!r} was saved by another version of medviz: format {number}, not {_FORMAT}.")
 
     def _repr_png_(self) -> bytes:
-        from medviz.rendering import default_renderer
+        from medviz.rendering import Rendering, default_renderer
 
-        rendering = default_renderer()(self[0])
-        return rendering._repr_png_()  # type: ignore[union-attr]
+        renderer = default_renderer()
+        drawn: Any = [renderer(self[i]) for i in range(min(len(self), _SHOWN))]
+        return Rendering(np.concatenate([one.frames for one in drawn]))._repr_png_()
 
 
 def _as_array(value: Tensor | np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medviz.finite import check_finite
-from medviz.tensors import as_tensor
+from medviz.tensors import as_tensor, plain
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _SPACES = {"RAS": (1.0, 1, 1, 1), "LPS": (-1.0, -1, 1, 1), "LAS": (-1.0, 1, 1, 1
 
 
 def _as_data(data: Any) -> Tensor:
-    tensor = _plain(as_tensor(data)).detach().to(torch.float32)
+    tensor = plain(as_tensor(data)).detach().to(torch.float32)
     if tensor.ndim not in (3, 4) or not tensor.numel():
         raise ValueError(f"`data` has shape {tuple(tensor.shape)}; expected (C, H, W) or (C, D, H, W), not empty.")
     return tensor.contiguous()
@@ -46,19 +46,24 @@ def as_affine(affine: Any, shape: tuple[int, ...] = (4, 4)) -> np.ndarray | None
     return array
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen(eq=False, repr=False, init=False)
 class Image:
     """One image, `(C, *S)`, as it lies in its file.
 
     Args:
         data: values `(C, *S)`, turned into float32.
-        affine: (4, 4), from voxel indices to RAS+ millimetres; None: not known. A 2-D image has its third axis at 0.
+        affine: (4, 4), from voxel indices to RAS+ millimetres; None: that of a MetaTensor, else not known. A 2-D image
+            has its third axis at 0.
         path: the file that it was read from.
     """
 
     data: Tensor = attrs.field(converter=_as_data)
     affine: np.ndarray | None = attrs.field(default=None, converter=as_affine)
     path: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+
+    def __init__(self, data: Any, affine: Any = None, path: str | Path | None = None) -> None:
+        carried = _affine_of(data[None]) if affine is None and isinstance(data, Tensor) else None
+        self.__attrs_init__(data, affine if carried is None else carried[0], path)
 
     def __repr__(self) -> str:
         path = "" if self.path is None else f" {self.path}"
@@ -98,7 +103,7 @@ def as_batch(image: Any, affine: Any = None) -> tuple[Tensor, np.ndarray | None]
         batch = torch.stack([item.data for item in image])
     elif isinstance(image, Tensor | np.ndarray):
         affine = _affine_of(image) if affine is None else affine
-        batch = _plain(as_tensor(image)).detach()
+        batch = plain(as_tensor(image)).detach()
     else:
         raise TypeError(f"`image` is a {type(image).__name__}; expected a tensor (B, C, *S) or medviz.Image.")
     check_batch(batch)
@@ -128,11 +133,6 @@ def like(values: Tensor, image: Any, first: Sequence[int] = ()) -> Tensor:
     return cast(Tensor, made)
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """Return a MetaTensor, or any other subclass, as a plain tensor."""
-    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
-
-
 def _affine_of(image: Any) -> np.ndarray | None:
     """Return the affines to RAS+ that a MetaTensor carries, (B, 4, 4), or None where it knows no place.
 
@@ -143,8 +143,9 @@ def _affine_of(image: Any) -> np.ndarray | None:
     if carried is None:
         return None
     images, meta, affines = len(image), getattr(image, "meta", {}), np.asarray(carried, dtype=np.float64)
-    if affines.shape[-2:] != (4, 4):
-        return affines  # the message says what is expected
+    if affines.shape[-2:] != (4, 4) or _is_slice(image.ndim - 2, meta.get("spatial_shape"), images):
+        _log.warning("the MetaTensor is a slice, and its affine does not say of which plane: no affine; give `affine`.")
+        return None
     from_file = not meta.keys().isdisjoint({"filename_or_obj", "original_affine"})
     if affines.ndim == 2 and (images == 1 or not from_file):
         affines = np.stack([affines] * images)
@@ -166,6 +167,12 @@ def _affine_of(image: Any) -> np.ndarray | None:
         told = any(code not in (None, 0) for code in both) if known else not _is_made_up(affine, operation)
         placed.append(_to_ras(affine, space) if told else None)
     return _stacked(placed) if any(affine is not None for affine in placed) else None
+
+
+def _is_slice(ndim: int, sizes: Any, images: int) -> bool:
+    """Return whether 2-D images have a volume's metadata, and so its affine, as MONAI's `scan[:, 25]` does."""
+    known = np.ravel(() if sizes is None else sizes)
+    return ndim == 2 and len(known) in (3, 3 * images) and bool((known.reshape(-1, 3) > 1).all(1).any())
 
 
 def _each(value: Any, images: int) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import medviz
 from medviz import registry
 from medviz.attribution import Attribution
 from medviz.errors import PluginError
+from medviz.finite import all_finite
 from medviz.hookspecs import Explainer, Plugin, Wrappers
 from medviz.image import as_batch
 from medviz.model_arguments import ModelArguments, PerImage
@@ -26,6 +28,8 @@ from medviz.probe.models import mixes_rows, unwrap
 from medviz.relay import as_wrappers, run_explainer
 from medviz.targets import as_targets, take
 from medviz.tensors import resize
+
+_log = logging.getLogger("medviz")
 
 
 def explain(
@@ -180,6 +184,8 @@ def _results(
     how: Mapping[str, Any],
 ) -> Iterator[Attribution]:
     fixed = [(label, probe.fix(target)) for label, target in targets]
+    _mention_probabilities(probe.output)
+    one_output = probe.output.shape[1] == 1
     scores = {target: tuple(probe.scores(target).tolist()) for _, target in fixed}
     kept = images.to("cpu", copy=True)  # not before the forward pass, whose peak it would raise
     for asked in explainers:
@@ -190,20 +196,36 @@ def _results(
         raw = None
         for label, target in fixed:
             if raw is None or explainer.uses_target:
-                raw = run_explainer(explainer, probe, target, wrappers)
-            raw = raw.to(torch.float64 if images.dtype == torch.float64 else torch.float32)
+                raw = _kept(run_explainer(explainer, probe, target, wrappers), images, explainer)
             yield Attribution(
                 values=resize(raw, images.shape[2:]).cpu(),
                 image=kept,
                 signed=explainer.signed,
                 target=label,
-                classes=None if target.classes is None else tuple(target.classes.tolist()),
+                classes=None if target.classes is None or one_output else tuple(target.classes.tolist()),
                 scores=scores[target],
                 raw=raw.to("cpu", copy=True),  # each target's own
                 affine=affine,
                 index=tuple(index.tolist()),
                 provenance=_provenance(probe, asked, how),
             )
+
+
+def _kept(values: Tensor, images: Tensor, explainer: Explainer) -> Tensor:
+    """Return a raw map as float32, or as float64 where the images are."""
+    raw = values.to(torch.float64 if images.dtype == torch.float64 else torch.float32)
+    if raw.dtype != values.dtype and not all_finite(raw):
+        raise PluginError(f"{type(explainer).__name__} returned values that are too large for {raw.dtype}.")
+    return raw
+
+
+def _mention_probabilities(output: Tensor) -> None:
+    """Say so where a network ends in a softmax: the surer it is, the less its output changes, down to maps of zeros."""
+    if output.shape[1] > 1 and bool((output >= 0).all()) and bool(((output.sum(1) - 1).abs() < 1e-3).all()):
+        _log.warning(
+            "the network's outputs are probabilities, which hardly change where it is sure: explain the logits before "
+            "the softmax, for example with output=lambda p: p.clamp(min=1e-12).log()."
+        )
 
 
 def _provenance(probe: Probe, asked: _Asked, how: Mapping[str, Any]) -> dict[str, Any]:

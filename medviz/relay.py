@@ -39,6 +39,7 @@ def run_explainer(explainer: Explainer, probe: Probe, target: FixedTarget, wrapp
     import torch
 
     from medviz.finite import all_finite, ends
+    from medviz.tensors import plain
 
     around = as_wrappers(wrappers)
     values = call(explainer, "explain", {"probe": probe, "target": target}, around)
@@ -53,7 +54,7 @@ def run_explainer(explainer: Explainer, probe: Probe, target: FixedTarget, wrapp
     if not explainer.signed and ends(values)[0] < 0:
         said = called(explainer, "explain", around)
         raise PluginError(f"{said} returned negative values, but does not declare `signed`.")
-    return values.detach()
+    return plain(values).detach()
 
 
 def occlude(occluder: Occluder, patches: Tensor, image: Tensor, corners: Tensor, wrappers: Wrappers = ()) -> Tensor:

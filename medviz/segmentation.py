@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 import attrs
@@ -9,16 +10,18 @@ import torch
 from torch import Tensor
 
 from medviz.targets import FixedTarget, Target, check_classes
-from medviz.tensors import as_tensor
+from medviz.tensors import as_tensor, plain
 from medviz.validators import of_type
+
+_log = logging.getLogger("medviz")
 
 
 def _as_mask(mask: Any) -> Any:
-    if mask is None or (isinstance(mask, str) and mask == "predicted"):
+    if mask is None or (isinstance(mask, str) and mask in ("predicted", "positive")):
         return mask
     if isinstance(mask, str) or not (isinstance(mask, Tensor) or hasattr(mask, "__array__")):
-        raise TypeError(f"`mask` is None, 'predicted' or a tensor; got {mask!r}.")
-    return as_tensor(mask).detach()
+        raise TypeError(f"`mask` is None, 'predicted', 'positive' or a tensor; got {mask!r}.")
+    return plain(as_tensor(mask)).detach()
 
 
 @attrs.frozen(eq=False)
@@ -28,16 +31,18 @@ class SegmentationTarget:
     Args:
         channel: the class that is explained.
         mask: None: everywhere. "predicted": where the clean output gives `channel` (argmax over the channels; with a
-            single channel, a logit above 0). A tensor that broadcasts to `(B, *S)` or `(B, 1, *S)`: its weights, ≥ 0.
+            single channel, a logit above 0). "positive": where the channel's own logit is above 0, for networks whose
+            channels are answers of their own, as with a sigmoid for each. A tensor that broadcasts to `(B, *S)` or
+            `(B, 1, *S)`: its weights, ≥ 0.
     """
 
     channel: int = attrs.field(validator=of_type(int))
-    mask: Tensor | Literal["predicted"] | None = attrs.field(default=None, converter=_as_mask)
+    mask: Tensor | Literal["predicted", "positive"] | None = attrs.field(default=None, converter=_as_mask)
 
     @property
     def label(self) -> str:
-        """Such as "segmentation 1"."""
-        return f"segmentation {self.channel}" + (" predicted" if isinstance(self.mask, str) else "")
+        """Such as "segmentation 1", or "segmentation 1 predicted"."""
+        return f"segmentation {self.channel}" + (f" {self.mask}" if isinstance(self.mask, str) else "")
 
     def take(self, index: Tensor, images: int) -> Target:
         """Return the target for some of the images."""
@@ -65,8 +70,16 @@ class SegmentationTarget:
         if self.mask is None:
             return output.new_ones(shape)
         if isinstance(self.mask, str):
-            logits = output if output.shape[1] > 1 else torch.cat([-output, output], 1)
-            return (logits.argmax(1) == (self.channel if output.shape[1] > 1 else 1)).to(output.dtype)
+            own = output[:, self.channel]
+            by_sign = self.mask == "positive" or output.shape[1] == 1
+            if by_sign and bool(((own >= 0) & (own <= 1)).all()):
+                raise ValueError(
+                    f"channel {self.channel} lies between 0 and 1 everywhere, as probabilities do, and {self.mask!r} "
+                    "means a logit above 0; explain the logits with `output`, or give the mask as a tensor."
+                )
+            mask = own > 0 if by_sign else output.argmax(1) == self.channel
+            _log.info("the mask of channel %d holds %d of %d voxels", self.channel, int(mask.sum()), mask.numel())
+            return mask.to(output.dtype)
         mask = self.mask.to(output.device, output.dtype, copy=True)  # may have been made in inference mode
         mask = mask[:, 0] if mask.ndim == output.ndim and mask.shape[1] == 1 else mask
         if not torch.isfinite(mask).all() or (mask < 0).any():

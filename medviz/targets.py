@@ -115,7 +115,7 @@ def take(target: Target | FixedTarget, index: Tensor, images: int) -> Target | F
 
 @attrs.frozen(eq=False)
 class PredictedTarget:
-    """The class that is predicted for each clean image; for a single logit `(B, 1)`, the logit itself."""
+    """The class that is predicted for each clean image; for a single logit `(B, 1)`, the logit, whatever its sign."""
 
     label: str = attrs.field(default="predicted", init=False)
 
@@ -123,6 +123,11 @@ class PredictedTarget:
         """Take the argmax over the classes of each image."""
         _need_logits(output, "target=None")
         return _one_logit(self.label, output.argmax(1), output)
+
+
+def named(classes: Sequence[int]) -> str:
+    """Return how classes are called: "class 2", or "classes 0 2 1" where there is one for each of several images."""
+    return f"class{'es' * (len(classes) > 1)} {' '.join(map(str, classes))}"
 
 
 def _as_classes(index: Any) -> int | Tensor:
@@ -142,9 +147,7 @@ class ClassTarget:
     @property
     def label(self) -> str:
         """Such as "class 2", or "classes 0 2 1"."""
-        if isinstance(self.index, int) or self.index.ndim == 0:
-            return f"class {int(self.index)}"
-        return f"classes {' '.join(str(int(i)) for i in self.index)}"
+        return named(as_tensor(self.index).reshape(-1).tolist())
 
     def take(self, index: Tensor, images: int) -> ClassTarget:
         """Return the target for some of the images."""

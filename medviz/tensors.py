@@ -26,6 +26,11 @@ def as_tensor(value: Any) -> Tensor:
     return torch.as_tensor(array, device="cpu")
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """Return a MetaTensor, or any other subclass, as a plain tensor."""
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+
+
 def resize(values: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
     """Return `(B, K, *s)` on the grid `size`, interpolated linearly between voxel centres.
 

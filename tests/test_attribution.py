@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -294,6 +295,22 @@ def test_it_shows_itself(monkeypatch):
     monkeypatch.setattr("medviz.rendering.default_renderer", Tiny)
     with PilImage.open(io.BytesIO(attribution(2)._repr_png_())) as picture:
         assert np.asarray(picture)[0, 0].tolist() == [10, 0, 0]
+
+
+def test_it_shows_all_images_up_to_four(monkeypatch):
+    monkeypatch.setattr("medviz.rendering.default_renderer", Tiny)
+    shown = []
+    for images in (1, 3, 9):
+        with PilImage.open(io.BytesIO(attribution(images)._repr_png_())) as picture:
+            shown.append(set(np.asarray(picture)[..., 0].ravel().tolist()) - {0})
+    assert shown == [{10}, {10, 20, 30}, {10, 20, 30, 40}]
+
+
+def test_one_of_several_images_is_of_its_own_class():
+    several = attrs.evolve(attribution(3), target="classes 7 2 0", classes=(7, 2, 0))
+    assert [several[i].target for i in range(3)] == ["class 7", "class 2", "class 0"]
+    assert several[1][0].target == "class 2"
+    assert attrs.evolve(several, target="predicted")[1].target == "predicted"
 
 
 def test_it_shows_itself_in_one_line() -> None:

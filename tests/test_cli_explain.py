@@ -197,6 +197,7 @@ def test_a_ready_made_module_is_taken_as_it_is(folder: Path) -> None:
         (("--explainer", "gradcam", "--model-arg", "width", *MAP), "`--model-arg` 'width' is not key=value"),
         (("--explainer", "gradcam", "--model-arg", "depth=3", *MAP), "depth"),
         (("--explainer", "gradcam", "--preprocess", "nets_for_cli:lose", *MAP), "returned a Tensor; expected a medviz"),
+        (("--explainer", "gradcam", "--preprocess", "nets_for_cli:shrink", *MAP), "kept the affine, which is of other"),
         (("--explainer", "gradcam", "--renderer", "planes", *MAP), "no sink takes its pictures"),
         (("--explainer", "gradcam", "--wrap", "stopwatch", *MAP), "no plugin 'stopwatch' among the wrappers"),
         (("--explainer", "gradcam", "--reader", "nift", *MAP), "did you mean 'nifti'"),
@@ -207,6 +208,13 @@ def test_a_ready_made_module_is_taken_as_it_is(folder: Path) -> None:
 )
 def test_wrong_input_is_refused_in_one_line(folder: Path, arguments: tuple[str, ...], message: str) -> None:
     refused(explain("--model", "nets_for_cli:Net", *arguments), message)
+
+
+def test_a_preprocessing_that_changes_the_size_gives_the_affine_too(folder: Path) -> None:
+    done = explain(*MODEL, "--preprocess", "nets_for_cli:shrink_and_say_so", "--explainer", "vanillagrad", *MAP)
+    assert done.exit_code == 0, done.stderr
+    scan, written = nib.load("scan.nii.gz"), nib.load("map.nii.gz")
+    assert np.allclose(written.affine, scan.affine @ np.diag([2, 1, 1, 1]))
 
 
 def test_an_image_that_is_not_there_is_refused(folder: Path) -> None:
@@ -317,6 +325,7 @@ def test_input_sizes() -> None:
         ("value:2", "value 2"),
         ("segmentation:1", "segmentation 1"),
         ("segmentation:1:predicted", "segmentation 1 predicted"),
+        ("segmentation:1:positive", "segmentation 1 positive"),
         ("operator:itemgetter", "itemgetter"),
     ],
 )

@@ -251,6 +251,41 @@ def test_the_users_affine_goes_before_that_of_the_metatensor(meta):
     assert np.array_equal(as_batch(x, np.diag([2, 2, 2, 1]))[1][0], np.diag([2, 2, 2, 1]))
 
 
+@pytest.mark.parametrize("cut", [lambda scan: scan[:, 1], lambda scan: scan[..., 2], lambda scan: scan[:, :, 3]])
+def test_a_slice_does_not_keep_the_affine_of_its_volume(meta, cut, caplog):
+    scan = from_file(meta, LPI, spatial_shape=np.array([3, 4, 5]))
+    with caplog.at_level(logging.WARNING):
+        assert as_batch(cut(scan)[None])[1] is None
+        assert Image(cut(scan)).affine is None
+    assert caplog.text.count("is a slice, and its affine does not say of which plane") == 2
+    assert np.array_equal(as_batch(cut(scan)[None], AFFINE)[1][0], AFFINE)
+
+
+def test_an_image_that_was_one_slice_in_its_file_keeps_its_affine(meta):
+    known = {"original_affine": np.diag(LPI), "affine": np.diag(LPI), "qform_code": 0, "sform_code": 1}
+    for sizes in ([3, 4, 1], [3, 4]):
+        flat = meta(torch.rand(1, 3, 4), meta={**known, "spatial_shape": np.array(sizes)})
+        assert np.array_equal(as_batch(flat[None])[1][0], np.diag(LPI))
+        assert np.array_equal(Image(flat).affine, np.diag(LPI))
+
+
+def test_an_affine_of_two_axes_says_no_place(meta, caplog):
+    transforms = pytest.importorskip("monai.transforms")
+    scan = from_file(meta, LPI, spatial_shape=np.array([3, 4, 5]))
+    flat = transforms.SqueezeDim(-1)(scan[..., 2:3])
+    with caplog.at_level(logging.WARNING):
+        assert as_batch(flat[None])[1] is None
+    assert "no affine; give `affine`" in caplog.text
+
+
+def test_an_image_takes_the_affine_of_a_metatensor(meta):
+    scan = from_file(meta, LPI)
+    assert np.array_equal(Image(scan).affine, np.diag(LPI))
+    assert np.array_equal(Image(scan, AFFINE, "a.nii").affine, AFFINE)
+    assert Image(meta(torch.rand(1, 3, 4))).affine is None
+    assert Image(scan.as_tensor()).affine is None
+
+
 def test_an_image_is_shown_in_one_line() -> None:
     assert repr(Image(torch.zeros(1, 3, 4))) == "<Image: (1, 3, 4)>"
     assert repr(Image(torch.zeros(1, 2, 3, 4), np.eye(4), "a.nii")) == "<Image: a.nii (1, 2, 3, 4), affine>"

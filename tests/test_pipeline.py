@@ -335,6 +335,24 @@ class TestContract:
         result = one(self.model, self.image, Says(torch.ones(2, 1, 4, 4, dtype=dtype)))
         assert result.values.dtype == result.raw.dtype == torch.float32  # type: ignore[union-attr]
 
+    def test_what_float32_cannot_hold_is_no_map(self) -> None:
+        huge = Says(torch.full((2, 1, 4, 4), 1e39, dtype=torch.float64))
+        with pytest.raises(PluginError, match=r"values that are too large for torch\.float32"):
+            medviz.explain(self.model, self.image, huge)
+        assert one(Classifier(2).double(), self.image.double(), huge).values.min() == 1e39
+
+    def test_a_single_output_is_no_class(self, caplog: pytest.LogCaptureFixture) -> None:
+        for target in (None, medviz.BinaryTarget(False), 0):
+            assert one(Classifier(2, classes=1), self.image, "gradcam", target).classes is None
+        assert one(self.model, self.image, "gradcam", 2).classes == (2, 2)
+        assert "probabilities" not in caplog.text
+
+    @pytest.mark.parametrize("make", [nn.Softmax, nn.Sigmoid])
+    def test_a_network_that_ends_in_a_softmax_is_named(self, make: Any, caplog: pytest.LogCaptureFixture) -> None:
+        model = nn.Sequential(Classifier(2), make(*[1] * (make is nn.Softmax)))
+        explain("gradcam", model, self.image, 1)
+        assert ("the network's outputs are probabilities" in caplog.text) is (make is nn.Softmax)
+
     def test_the_numbers_of_axes_that_a_method_works_for(self) -> None:
         class Flat(Says):
             ndim = (2,)

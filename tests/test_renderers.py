@@ -243,12 +243,21 @@ def test_frames_per_second_size_and_letters():
 def test_sheet_shows_at_most_64_slices_or_what_was_asked_for():
     a = attribution(np.ones((1, 130, 3, 4)), np.ones((1, 130, 3, 4)))
     captions = {n: Matshow3d(dpi=30, every_n=n)(a).figure.texts[1].get_text() for n in (None, 1, 50, 500)}
-    assert "44 of 130 slices" in captions[None]
+    assert "43 of 130 slices" in captions[None]
     assert "130 slices" in captions[1]
     assert "3 of 130 slices" in captions[50]
     assert "1 of 130 slices" in captions[500]
     wide = Matshow3d(dpi=30, every_n=50, frames_per_row=3)(a).frames
     assert wide.shape[2] > wide.shape[1]
+
+
+@pytest.mark.parametrize("place", [0, 64, 65, 66, 129])
+@pytest.mark.parametrize("affine", [None, np.eye(4)])
+def test_a_sheet_never_leaves_out_the_peak(place, affine):
+    values = np.zeros((1, 130, 6, 130))
+    values[(0, place) if affine is None else (..., place)] = 1  # one slice: the first axis, or foot to head
+    sheet = Matshow3d(dpi=60)(attribution(values, np.zeros_like(values), affine=affine)).frames.astype(int)
+    assert (sheet.max(-1) - sheet.min(-1)).max() > 100
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,30 @@ class TestSegmentation:
         with pytest.raises(ValueError, match=message):
             fix(target, SEGMENTATION)
 
+    def test_where_a_channel_says_yes(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", "medviz")
+        output = torch.full((2, 2, 2, 3), -5.0)
+        output[0, 0, 0, :2], output[1, 0, 1, 1], output[:, 1, 0, 1] = 2, 4, 9
+        assert scores(medviz.SegmentationTarget(0, "positive"), output) == [2, 4]
+        assert scores(medviz.SegmentationTarget(1, "positive"), output) == [9, 9]
+        assert "the mask of channel 0 holds 3 of 12 voxels" in caplog.text
+        assert medviz.SegmentationTarget(0, "positive").label == "segmentation 0 positive"
+        with pytest.raises(ValueError, match="is empty for the images"):
+            scores(medviz.SegmentationTarget(0, "positive"), output.clamp(max=-1))
+
+    @pytest.mark.parametrize(("channels", "mask"), [(1, "predicted"), (1, "positive"), (3, "positive")])
+    def test_probabilities_have_no_sign(self, channels: int, mask: Any) -> None:
+        with pytest.raises(ValueError, match="lies between 0 and 1 everywhere, as probabilities do"):
+            scores(medviz.SegmentationTarget(0, mask), torch.rand(2, channels, 2, 3))
+
+    def test_a_metatensor_as_a_mask_is_a_mask_and_no_more(self) -> None:
+        meta = pytest.importorskip("monai.data").MetaTensor(torch.ones(2, 3), affine=torch.eye(4) * 2)
+        score = fix(medviz.SegmentationTarget(0, meta), SEGMENTATION).score(SEGMENTATION, EVERY)
+        assert type(score) is torch.Tensor
+
     @pytest.mark.parametrize("mask", ["all", 3, [[1]]])
     def test_a_wrong_mask(self, mask: Any) -> None:
-        with pytest.raises(TypeError, match="`mask` is None, 'predicted' or a tensor"):
+        with pytest.raises(TypeError, match="`mask` is None, 'predicted', 'positive' or a tensor"):
             medviz.SegmentationTarget(0, mask)
 
     def test_a_wrong_channel(self) -> None:

@@ -31,8 +31,8 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | str:
     multiple=True,
     default=["predicted"],
     show_default=True,
-    help="3, predicted, positive, negative, value:0, segmentation:1, segmentation:1:predicted or "
-    "package.module:function. Repeatable.",
+    help="3, predicted, positive, negative, value:0, segmentation:1, segmentation:1:predicted, segmentation:1:positive "
+    "or package.module:function. Repeatable.",
 )
 @click.option("--renderer", "renderers", multiple=True, help="For every picture sink that names none. Repeatable.")
 @click.option("--sink", "sinks", multiple=True, required=True, help="png:path=out.png. Repeatable.")

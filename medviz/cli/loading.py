@@ -183,6 +183,7 @@ def read_images(paths: Iterable[Path], reader: str | None, preprocess: str | Non
 
     Raises:
         TypeError: the function returned something else.
+        ValueError: it changed the size and not the affine, which would put every map into another place.
     """
     from medviz.image import Image
     from medviz.relay import read
@@ -192,13 +193,23 @@ def read_images(paths: Iterable[Path], reader: str | None, preprocess: str | Non
     if prepare is None:
         return images
     prepared = [prepare(image) for image in images]
-    for result in prepared:
+    for image, result in zip(images, prepared, strict=True):
         if not isinstance(result, Image):
             raise TypeError(
                 f"`--preprocess` {preprocess!r} returned a {type(result).__name__}; expected a medviz.Image: "
                 "attrs.evolve(image, data=…) keeps its place."
             )
+        if image.data.shape[1:] != result.data.shape[1:] and _is_kept(image.affine, result.affine):
+            raise ValueError(
+                f"`--preprocess` {preprocess!r} made {tuple(result.data.shape[1:])} voxels of "
+                f"{tuple(image.data.shape[1:])} and kept the affine, which is of other voxels now; give the image the "
+                "affine that belongs to them, or affine=None."
+            )
     return prepared
+
+
+def _is_kept(before: Any, after: Any) -> bool:
+    return before is not None and after is not None and bool((before == after).all())
 
 
 def _shorten(keys: list[str], most: int = 3) -> str:

@@ -1,11 +1,12 @@
 """The written form of a target.
 
-predicted                      the class predicted for each image
+predicted                      the class predicted for each image; of a single logit, the logit
 3                              class 3
 positive, negative             the one logit of a binary network, or its negative
 value:0                        the value 0 of a network that predicts quantities
 segmentation:1                 the mean logit of channel 1, everywhere
-segmentation:1:predicted       the same, where the network predicts channel 1
+segmentation:1:predicted       the same, where channel 1 is the largest
+segmentation:1:positive        the same, where the logit of channel 1 is above 0
 package.module:function        any function from the output to one score for each row
 """
 
@@ -16,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medviz.targets import TargetLike
 
-FORMS = "predicted, 3, positive, negative, value:0, segmentation:1, segmentation:1:predicted or package.module:function"
+FORMS = (
+    "predicted, 3, positive, negative, value:0, segmentation:1, segmentation:1:predicted, segmentation:1:positive or "
+    "package.module:function"
+)
 
 
 def parse(text: str) -> TargetLike:
@@ -42,8 +46,8 @@ def parse(text: str) -> TargetLike:
     if head == "value" and _is_index(rest):
         return targets.RegressionTarget(int(rest))
     channel, _, mask = rest.partition(":")
-    if head == "segmentation" and _is_index(channel) and mask in ("", "predicted"):
-        return SegmentationTarget(int(channel), "predicted" if mask else None)
+    if head == "segmentation" and _is_index(channel) and mask in ("", "predicted", "positive"):
+        return SegmentationTarget(int(channel), mask or None)
     if rest and head.replace(".", "").isidentifier() and head not in ("value", "segmentation", *plain):
         return _function(text)
     raise ValueError(f"`--target` {text!r} cannot be read; write {FORMS}.")

@@ -174,9 +174,21 @@ class BetweenPasses:
         self._state = state
         self._passes = 0
         self._remembers = False
+        self._lent = 0
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Leave the model alone during the block: somebody else has it, and may have changed it for a while."""
+        self._lent += 1
+        try:
+            yield
+        finally:
+            self._lent -= 1
 
     def __call__(self) -> None:
         """Called before each pass, without hooks of a pass in place."""
+        if self._lent:
+            return
         self._passes += 1
         if self._remembers:
             self._state.rewind()

@@ -27,6 +27,7 @@ class Opened:
     stack: contextlib.ExitStack
     modules: Sequence[nn.Module]
     runner: Runner
+    between: BetweenPasses
     inputs: Tensor
     clean: CleanPass
     batches: Batches
@@ -53,11 +54,12 @@ class Opened:
             stack.enter_context(torch.autocast(runner.device.type, enabled=False))  # for the model only
             stack.enter_context(models.eager())
             stack.enter_context(in_turn(runner.model))
-            runner = attrs.evolve(runner, begin=BetweenPasses(stack.enter_context(untouched(found))))
+            between = BetweenPasses(stack.enter_context(untouched(found)))
+            runner = attrs.evolve(runner, begin=between)
             inputs = images.detach().to(runner.device, runner.dtype, copy=True)
             clean = CleanPass(runner, inputs, layers, graph)
             stack.callback(clean.close)
             batches = Batches(runner, inputs[:1], batch_size, progress)
             passes = CompiledPasses(runner, compiled) if compiled else None
             perturbed = PerturbedPasses(runner, clean, batches, passes, PatchedPasses(runner))
-            return cls(stack.pop_all(), found, runner, inputs, clean, batches, perturbed)
+            return cls(stack.pop_all(), found, runner, between, inputs, clean, batches, perturbed)

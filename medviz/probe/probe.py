@@ -78,8 +78,7 @@ class Probe:
         where, dtype = models.placement(model, images, device)
         cast = models.autocast_dtype(where, autocast)
         self._runner = Runner(model, where, dtype, arguments, output, cast)
-        size = batching.check_batch_size(batch_size)
-        how = (images, layers, graph, size, progress, check_compiled(compiled))
+        how = (images, layers, graph, batching.check_batch_size(batch_size), progress, check_compiled(compiled))
         self._open = functools.partial(Opened.of, self._runner, *how)
         self._state: Opened | None = None
         self.wrappers = wrappers
@@ -220,14 +219,13 @@ class Probe:
         Raises:
             ValueError: the score does not depend on the image, or output or gradient are not finite.
         """
-        fixed = self.fix(target)
+        fixed, opened = self.fix(target), self._opened()
         inputs = self.inputs if inputs is None else inputs
         index = self._index(index, len(inputs))
-        opened, around = self._opened(), rule or contextlib.nullcontext
 
         def run(rows: slice) -> Tensor:
             opened.runner.begin()
-            with around():
+            with (rule or contextlib.nullcontext)():
                 return opened.runner.gradient(inputs[rows].to(self.inputs), index[rows], fixed)
 
         return torch.cat(list(opened.batches.each(len(inputs), run, graph=True)))
@@ -261,7 +259,7 @@ class Probe:
     @contextlib.contextmanager
     def model(self) -> Iterator[nn.Module]:
         """Hand out the model itself, for methods of other libraries; all but the parameters' values is put back."""
-        with untouched(models.modules(self._runner.model)), torch.enable_grad():
+        with self._opened().between.lent(), untouched(models.modules(self._runner.model)), torch.enable_grad():
             yield self._runner.model
 
     def run(self, rows: Tensor, index: Tensor | None = None) -> Tensor:

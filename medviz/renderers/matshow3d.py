@@ -147,7 +147,7 @@ class Matshow3d(MapRenderer):
         axis = pick_axis(scene.orientation, self.frame_axis)
         places = frame_places(scene, axis, self.frame_axis)
         step = self.every_n or math.ceil(len(places) / _MOST_TILES)
-        chosen = places[(len(places) - 1) % step // 2 :: step]  # the slices that are left out are shared by both ends
+        chosen = places[places.index(scene.peak()[axis]) % step :: step]  # what matters most is not left out
         tiles = self._tiles(scene, axis, chosen)
         title = describe(attribution)
         figure = self._draw(tiles, title, _caption(scene, axis, places, chosen))
