@@ -252,9 +252,7 @@ def _provenance(probe: Probe, asked: _Asked, how: Mapping[str, Any]) -> dict[str
 def _plain(value: Any) -> Any:
     """Return `value` as what JSON can hold; a plugin becomes its parameters, a callable its name."""
     if isinstance(value, Plugin):
-        kind: type = type(value)
-        fields = attrs.fields(kind) if attrs.has(kind) else ()
-        return {f.name: _plain(getattr(value, f.name)) for f in fields}
+        return {name: _plain(one) for name, (one, *_) in registry.parameters(value).items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, str | int | float | bool | None):

@@ -23,6 +23,11 @@ _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _WORDS = {"true": True, "false": False, "none": None, "inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
+def is_word(text: str) -> bool:
+    """Return whether `text` means a value, such as `true` or `none`, so that no plugin can have it for a name."""
+    return text.lower() in _WORDS
+
+
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """Split `text` into the plugin's name and its parameters.
 
@@ -69,15 +74,23 @@ def _stands_bare(text: str) -> bool:
 
 
 def _value(text: str, whole: str) -> Any:
-    if text.lower() in _WORDS:
+    if is_word(text):
         return _WORDS[text.lower()]
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(_Words().visit(ast.parse(text, mode="eval")))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass  # not a literal: a list of plain words, or a string
     if text.startswith("[") and text.endswith("]"):
         return [_value(item.strip(), whole) for item in _split(text[1:-1], whole)]
     return text
+
+
+class _Words(ast.NodeTransformer):
+    """Put the values in the place of the words, so that `(0.0, inf)` is a literal too."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        known = node.id.lower() in _WORDS
+        return ast.copy_location(ast.Constant(_WORDS[node.id.lower()]), node) if known else node
 
 
 def _split(text: str, whole: str) -> Iterator[str]:

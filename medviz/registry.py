@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import attrs
@@ -16,7 +19,6 @@ from medviz.hookspecs import KINDS, Explainer, Occluder, Plugin, Reader, Rendere
 from medviz.metadata import normalise
 
 _ENTRY = "_medviz_entry"
-_RESERVED = frozenset("/:()[]{},='\" ")
 _preferred: tuple[str, ...] | None = None
 
 
@@ -29,6 +31,7 @@ class Entry:
     package: str
     version: str
     value: str
+    shared: bool = attrs.field(default=False, eq=False)  # another line offers the name too
 
     @property
     def full_name(self) -> str:
@@ -59,11 +62,13 @@ def entries(kind: str | None = None) -> list[Entry]:
     Raises:
         PluginError: `kind` is not a kind of plugin.
     """
-    found = [
-        Entry(each, line.name, line.package, line.version, line.value)
-        for each in (KINDS if kind is None else [_known_kind(kind)])
-        for line in metadata.lines(f"medviz.{each}")
-    ]
+    found = []
+    for each in KINDS if kind is None else [_known_kind(kind)]:
+        lines = metadata.lines(f"medviz.{each}")
+        times = Counter(line.name for line in lines)
+        found += [
+            Entry(each, line.name, line.package, line.version, line.value, times[line.name] > 1) for line in lines
+        ]
     return sorted(found, key=lambda e: (e.kind, e.name, e.package))
 
 
@@ -172,65 +177,60 @@ def origin(plugin: Plugin | type) -> Entry:
         entry: Entry = vars(plugin)[_ENTRY]
         return entry
     cls: Any = plugin if isinstance(plugin, type) else type(plugin)
-    value = f"{cls.__module__}:{cls.__qualname__}"
     for entry in entries(cls.kind) if issubclass(cls, Plugin) else ():
-        if entry.value.replace(" ", "") == value:
+        if _is_of(entry, cls):
             return entry
+    value = f"{cls.__module__}:{cls.__qualname__}"
     return Entry(getattr(cls, "kind", ""), cls.__name__.lower(), cls.__module__.partition(".")[0], "", value)
+
+
+def _is_of(entry: Entry, cls: type) -> bool:
+    """Return whether an entry names a class, in its own module or in one that has it from there; imports nothing."""
+    point = importlib.metadata.EntryPoint(entry.name, entry.value, f"medviz.{entry.kind}")
+    found: Any = sys.modules.get(point.module)
+    for part in (point.attr or "").split("."):
+        found = getattr(found, part, None)
+    return found is cls
 
 
 def describe(plugin: Plugin, nested: bool = False) -> str:
     """Return the plugin string of an instance: its name, and the parameters that differ from their defaults.
+
+    The name is `package/name` where several packages offer it.
 
     Args:
         plugin: the instance.
         nested: it is a parameter of another plugin.
     """
     changed = {}
-    cls: Any = type(plugin)
-    for f in attrs.fields(cls) if attrs.has(cls) else ():
-        value, default = getattr(plugin, f.name), f.default
-        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-            default = default.factory(plugin) if default.takes_self else default.factory()
+    for name, (value, default, kind) in parameters(plugin).items():
         if isinstance(value, Plugin):
             value = describe(value, nested=True)
-            default = describe(resolve(f.metadata["kind"], default), nested=True) if "kind" in f.metadata else default
+            default = describe(resolve(kind, default), nested=True) if kind else default
         elif callable(value):
             value = getattr(value, "__name__", type(value).__name__)
-        if f.init and repr(value) != repr(default):
-            changed[f.alias] = value
-    return plugin_strings.written(origin(plugin).name, changed, nested)
+        if repr(value) != repr(default):
+            changed[name] = value
+    entry = origin(plugin)
+    return plugin_strings.written(entry.full_name if entry.shared else entry.name, changed, nested)
 
 
-def check(kind: str | None = None) -> Iterator[tuple[Entry, PluginError | None]]:
-    """Load each installed plugin; yield it with what is wrong with it, or None.
+def parameters(plugin: Plugin) -> dict[str, tuple[Any, Any, str]]:
+    """Return, for each parameter that an instance was made with, its value, its default, and what kind of plugin it is.
 
-    With no `kind`, also what is listed under a group that is none of medviz's, which nobody would ever find.
+    Of a class that attrs has not made, the arguments of `__init__` count, where they are kept under their names.
     """
-    for entry in entries(kind):
-        try:
-            if odd := sorted(_RESERVED.intersection(entry.name)):
-                raise PluginError(
-                    f"{entry.full_name!r} cannot be asked for: {' '.join(odd)} has another meaning in plugin strings."
-                )
-            find(entry.kind, entry.full_name)
-            entry.load()
-        except PluginError as err:
-            yield entry, err
-        else:
-            yield entry, None
-    strangers = (name.removeprefix("medviz.") for name in metadata.groups() if name.startswith("medviz."))
-    for stranger in sorted(strangers) if kind is None else ():
-        if stranger not in KINDS:
-            for line in metadata.lines(f"medviz.{stranger}"):
-                yield Entry(stranger, line.name, line.package, line.version, line.value), _no_kind(line, stranger)
-
-
-def _no_kind(line: metadata.Line, kind: str) -> PluginError:
-    return PluginError(
-        f"{line.package} {line.version} lists {line.name!r} under 'medviz.{kind}', which is no group of medviz's"
-        f"{suggest(kind, KINDS)} The groups are {', '.join(f'medviz.{name}' for name in KINDS)}."
-    )
+    cls: Any = type(plugin)
+    if not attrs.has(cls):
+        arguments = inspect.signature(cls).parameters.values()
+        return {a.name: (getattr(plugin, a.name), a.default, "") for a in arguments if hasattr(plugin, a.name)}
+    found = {}
+    for f in (f for f in attrs.fields(cls) if f.init):
+        default = f.default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            default = default.factory(plugin) if default.takes_self else default.factory()
+        found[f.alias] = (getattr(plugin, f.name), default, f.metadata.get("kind", ""))
+    return found
 
 
 def field(*, kind: str, default: Any, kw_only: bool = False, wrap: Callable[[Any], Any] | None = None) -> Any:

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from medviz import Explainer, hookimpl
+from medviz import Explainer, LayerExplainer, hookimpl
 
 
 @attrs.frozen(eq=False)
@@ -76,6 +76,63 @@ class NeverNegative(Right):
     @hookimpl
     def explain(self, probe: Any, target: Any) -> Tensor:
         return probe.input_gradient(target).abs()
+
+
+@attrs.frozen(eq=False)
+class OtherLayer(LayerExplainer):
+    """check_layer: reads the automatic one, whatever is named."""
+
+    needs_gradient: ClassVar[bool] = True
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.gradient(None, target).abs().mean(1, keepdim=True)
+
+
+class Underflows(Right):
+    """check_float16: works in the network's precision."""
+
+    signed = False
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target).to(probe.inputs.dtype)
+        return gradient * gradient
+
+
+class Renames(Explainer):
+    """check_parameters: keeps its parameter under another name."""
+
+    def __init__(self, scale: float = 2.0) -> None:
+        self.factor = scale
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return self.factor * probe.input_gradient(target).abs()
+
+
+@attrs.frozen(eq=False)
+class Unwritable(Right):
+    """check_parameters: a tensor is not written in a way that can be read back."""
+
+    kernel: Any = attrs.field(factory=lambda: torch.ones(3))
+
+
+class SwappedBack(Right):
+    """check_planted_signal: swapped and turned, so that two corners stay where they are."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        return gradient.transpose(2, 3).flip(2, 3) if gradient.ndim == 5 else gradient
+
+
+class LastChannel(Right):
+    """check_channels: of the others it knows nothing."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target)[:, -1:]
 
 
 class NoLayer(Right):
@@ -383,13 +440,15 @@ class List(Right):
 EXPLAINERS: dict[str, list[Explainer]] = {
     "check_contract": [Misspelt()],
     "check_identity": [Equal()],
-    "check_parameters": [NoDefault(scale=1.0)],
+    "check_parameters": [NoDefault(scale=1.0), Renames(), Unwritable()],
     "check_shape": [FiveMaps(), List()],
     "check_finite": [Scaled()],
     "check_sign": [Undeclared(), NeverNegative()],
+    "check_layer": [OtherLayer()],
     "check_declarations": [NoLayer()],
     "check_device_and_dtype": [Single()],
     "check_bfloat16": [Numpy()],
+    "check_float16": [Underflows()],
     "check_model_untouched": [Vandal(), Swallows()],
     "check_input_untouched": [DoublesTheImage()],
     "check_no_state": [
@@ -410,8 +469,8 @@ EXPLAINERS: dict[str, list[Explainer]] = {
     "check_target": [AnyTarget(), HasTarget()],
     "check_callable_target": [ClassesOnly()],
     "check_constant_model": [WithImage()],
-    "check_planted_signal": [Mirrored(), Swapped(), TurnedOver()],
+    "check_planted_signal": [Mirrored(), Swapped(), TurnedOver(), SwappedBack()],
     "check_direction": [TurnedRound()],
-    "check_channels": [OtherChannel()],
+    "check_channels": [OtherChannel(), LastChannel()],
     "check_randomised_model": [Edges(), Empty()],
 }

@@ -55,6 +55,32 @@ class Glass(RightOccluder):
         return patches.clone()
 
 
+class FlatOnly(RightOccluder):
+    """check_hides: in 3-D it does nothing."""
+
+    @hookimpl
+    def occlude(self, patches: Tensor) -> Tensor:
+        return torch.zeros_like(patches) if patches.ndim == 4 else patches.clone()
+
+
+class OneVoxel(RightOccluder):
+    """check_hides."""
+
+    @hookimpl
+    def occlude(self, patches: Tensor) -> Tensor:
+        hidden = patches.clone()
+        hidden.flatten(1)[:, 0] += 1
+        return hidden
+
+
+class DrawnWeights(RightOccluder):
+    """check_repeatable: the weights."""
+
+    @hookimpl
+    def blend_weight(self, mask_size: tuple[int, ...]) -> Tensor:
+        return torch.rand(mask_size)
+
+
 class MeanOfAll(RightOccluder):
     """check_batch."""
 
@@ -120,6 +146,23 @@ class Loses(RightWrapper):
     @hookimpl(wrapper=True)
     def render(self) -> Any:
         yield
+
+
+class LosesWeights(RightWrapper):
+    """check_result: around an optional hook, where nothing is an answer too."""
+
+    @hookimpl(wrapper=True)
+    def blend_weight(self) -> Any:
+        yield
+
+
+class YieldsTwice(RightWrapper):
+    """check_result."""
+
+    @hookimpl(wrapper=True)
+    def render(self, attribution: Attribution) -> Any:
+        yield
+        return (yield)
 
 
 class Hushes(RightWrapper):
@@ -201,13 +244,16 @@ OCCLUDERS: dict[str, list[Occluder]] = {
     "check_shape": [AlwaysSingle()],
     "check_finite": [Standardised()],
     "check_only_the_patch": [InPlace()],
-    "check_hides": [Glass()],
+    "check_hides": [Glass(), FlatOnly(), OneVoxel()],
     "check_batch": [MeanOfAll()],
-    "check_repeatable": [Dice()],
+    "check_repeatable": [Dice(), DrawnWeights()],
     "check_stochastic": [SeedlessOccluder()],
     "check_weight": [NegativeWeight()],
 }
-WRAPPERS: dict[str, list[Wrapper]] = {"check_result": [Loses()], "check_errors_pass": [Hushes()]}
+WRAPPERS: dict[str, list[Wrapper]] = {
+    "check_result": [Loses(), LosesWeights(), YieldsTwice()],
+    "check_errors_pass": [Hushes()],
+}
 READERS: dict[str, list[Reader]] = {
     "check_suffixes": [UpperCase()],
     "check_geometry": [Transposed(), IdentityAffine(), NoAffine()],

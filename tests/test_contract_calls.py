@@ -192,8 +192,54 @@ def test_wrappers_are_off_unless_named() -> None:
 
 
 def test_what_a_wrapper_returns_is_checked_too() -> None:
-    with pytest.raises(PluginError, match=r"returned str; expected a medviz.Rendering"):
+    with pytest.raises(PluginError, match=r"_Draws\.render, inside of .*_Spoils, returned str; expected"):
         _Draws(_rendering())(_attribution(), wrappers=[_Spoils()])
+
+
+class _Loses(Wrapper):
+    """Forgets to hand on what comes."""
+
+    @hookimpl(wrapper=True)
+    def render(self) -> Iterator[None]:
+        yield
+
+    @hookimpl(wrapper=True)
+    def blend_weight(self) -> Iterator[None]:
+        yield
+
+
+class _AroundWeights(Wrapper):
+    @hookimpl(wrapper=True)
+    def blend_weight(self) -> Iterator[None]:
+        weight = yield
+        return None if weight is None else 2 * weight
+
+
+class _Twice(Wrapper):
+    @hookimpl(wrapper=True)
+    def render(self) -> Iterator[None]:
+        yield
+        return (yield)
+
+
+def test_a_wrapper_that_loses_the_result_is_blamed_for_it() -> None:
+    with pytest.raises(PluginError, match=r"inside of .*_Loses, returned None, and the plugin itself did not"):
+        _Draws(_rendering())(_attribution(), wrappers=[_AroundWeights(), _Loses()])
+    with pytest.raises(PluginError, match="returned None, and the plugin itself did not"):
+        _Occludes(torch.ones(3, 3)).weight((3, 3), wrappers=[_Loses()])
+    assert _Occludes().weight((3, 3), wrappers=[_Loses()]).equal(torch.ones(3, 3))
+    with pytest.raises(PluginError, match=r"_Draws\.render, inside of .*_Loses, returned NoneType; expected"):
+        _Draws(None)(_attribution(), wrappers=[_Loses()])
+
+
+def test_a_wrapper_yields_once() -> None:
+    with pytest.raises(PluginError, match=r"inside of .*_Twice, failed: a wrapper yields once"):
+        _Draws(_rendering())(_attribution(), wrappers=[_Twice()])
+
+
+def test_a_wrapper_may_go_around_an_optional_hook_alone() -> None:
+    weight = _Occludes(torch.ones(3, 3)).weight((3, 3), wrappers=[_AroundWeights()])
+    assert weight.equal(torch.full((3, 3), 2.0))
 
 
 @pytest.mark.parametrize(

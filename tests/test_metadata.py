@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import medviz
-from medviz import metadata, registry
+from medviz import health, metadata, registry
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_one_damaged_package_costs_the_others_nothing(
         assert offered("whole") == [("found", "1.0")]
     assert "gradcam" in registry.names("explainers")
     assert isinstance(medviz.get_explainer("medviz-xai/gradcam"), medviz.Explainer)
-    broken = {entry.name: entry.package for entry, error in registry.check("readers") if error}
+    broken = {entry.name: entry.package for entry, error in health.check("readers") if error}
     if how == "no pair":
         assert "half_there-1.0.dist-info cannot be read, and is left out" in caplog.text
     else:
@@ -124,7 +124,7 @@ def test_one_damaged_package_costs_the_others_nothing(
 def test_a_group_that_nobody_looks_into_is_said(place: Path) -> None:
     folder = add(place, "made-up")
     (folder / "entry_points.txt").write_text("[medviz.explainer]\nmine = made_up:Mine\n")
-    messages = [str(error) for entry, error in registry.check() if entry.name == "mine"]
+    messages = [str(error) for entry, error in health.check() if entry.name == "mine"]
     assert len(messages) == 1
     assert (
         "lists 'mine' under 'medviz.explainer', which is no group of medviz's; did you mean 'explainers'" in messages[0]
@@ -133,5 +133,5 @@ def test_a_group_that_nobody_looks_into_is_said(place: Path) -> None:
 
 def test_a_name_that_plugin_strings_cannot_hold_is_said(place: Path) -> None:
     add(place, "made-up", "a/b")
-    (error,) = [error for entry, error in registry.check("readers") if entry.name == "a/b"]
-    assert "'made-up/a/b' cannot be asked for: / has another meaning in plugin strings" in str(error)
+    (error,) = [error for entry, error in health.check("readers") if entry.name == "a/b"]
+    assert "'made-up/a/b' cannot be asked for: '/' means something else in plugin strings" in str(error)

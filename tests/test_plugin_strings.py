@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -98,3 +99,13 @@ def test_a_nested_plugin_is_read_back_through_its_outer_one(inner, key):
     name, outer = parse(written("outer", {key: text, "n": 1} if key != "n" else {key: text}))
     assert name == "outer"
     assert parse(outer[key]) == ("inner", inner)
+
+
+@pytest.mark.parametrize("value", [(0.0, math.inf), [-math.inf, 2], {"a": math.inf}, (True, None), [[math.inf], "inf"]])
+def test_words_inside_of_brackets_are_read_back(value: Any) -> None:
+    assert parse(written("x", {"y": value}))[1]["y"] == value
+
+
+def test_words_that_are_no_values_stay_strings() -> None:
+    assert parse("x:y=(info, nothing)")[1]["y"] == "(info, nothing)"
+    assert parse("x:y=f(inf)")[1]["y"] == "f(inf)"

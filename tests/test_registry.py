@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +12,9 @@ from pathlib import Path
 
 import attrs
 import pytest
+import torch
 from helpers_distributions import EXPLAINER, build_wheel, install
+from torch import Tensor
 
 import medviz
 from medviz import registry
@@ -139,6 +144,46 @@ def test_a_builtin_is_replaced_on_purpose_only_and_comes_back(target: Path, monk
         medviz.prefer()
     assert registry.find("explainers", "gradcam").package == "medviz-xai"
     assert "brightness" not in medviz.names("explainers")
+
+
+@pytest.mark.usefixtures("_clash")
+def test_a_shared_name_is_recorded_with_its_package() -> None:
+    """What is recorded means the same method, whoever is preferred then."""
+    for package in ("medviz-clash-one", "medviz-two"):
+        medviz.prefer(package)
+        assert registry.describe(medviz.get_explainer("brightness:power=3")) == f"{package}/brightness:power=3"
+    assert registry.describe(medviz.get_explainer("medviz-xai/gradcam")) == "medviz-xai/gradcam"
+    assert registry.describe(medviz.get_explainer("layercam")) == "layercam"
+
+
+def test_a_class_is_known_by_every_module_that_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"mv_api/__init__.py": "from mv_api.inner import Brightness\n", "mv_api/inner.py": EXPLAINER}
+    wheel = build_wheel(tmp_path, "medviz-api", files, [("explainers", "bright", "mv_api:Brightness")], "3.1")
+    monkeypatch.syspath_prepend(str(install(tmp_path / "target", wheel)))
+    brightness = importlib.import_module("mv_api").Brightness
+    for made in (brightness(power=2), medviz.get_explainer("bright", power=2)):
+        assert type(made) is brightness
+        assert registry.describe(made) == "bright:power=2"
+        assert registry.origin(made).full_name == "medviz-api/bright"
+        assert registry.origin(made).version == "3.1"
+
+
+@dataclasses.dataclass(eq=False)
+class _Data(Explainer):
+    power: float = 1.0
+    span: tuple[float, float] = (0.0, 1.0)
+
+    @hookimpl
+    def explain(self, probe: medviz.Probe) -> Tensor:
+        return probe.inputs.abs() ** self.power
+
+
+def test_parameters_of_a_class_that_attrs_has_not_made() -> None:
+    made = _Data(power=3.0, span=(0.0, math.inf))
+    assert registry.describe(made).endswith(":power=3.0,span=(0.0, inf)")
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    attribution = medviz.explain(model, torch.rand(1, 1, 4, 4), made, 0)
+    assert attribution.provenance["parameters"] == {"power": 3.0, "span": [0.0, math.inf]}
 
 
 def test_an_unknown_name_lists_near_misses_and_what_is_installed() -> None:

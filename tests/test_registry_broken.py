@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers_distributions import EXPLAINER, build_wheel, install
 
 import medviz
-from medviz import registry
+from medviz import health, registry
 from medviz.errors import PluginError
 
 _HEAD = "import medviz\nfrom medviz.hookspecs import *\nfrom medviz.hookspecs import hookimpl\n"
@@ -80,6 +81,28 @@ BROKEN: dict[str, tuple[str, str, str]] = {
         f"{_HEAD}class Broken(Wrapper):\n    @hookimpl(wrapper=True)\n    def render(self):\n        return None\n",
         "render never yields",
     ),
+    "fieldsuffixes": (
+        "readers",
+        f"{_HEAD}import attrs\n\n@attrs.frozen(eq=False)\nclass Broken(Reader):\n    suffixes: tuple = ('.npy',)\n"
+        "    @hookimpl\n    def read(self, path):\n        return None\n",
+        r"suffixes is a field; write `suffixes: ClassVar\[tuple\[str, \.\.\.\]\] = …`",
+    ),
+    "onesuffix": (
+        "readers",
+        f"{_HEAD}class Broken(Reader):\n    suffixes = '.npy'\n"
+        "    @hookimpl\n    def read(self, path):\n        return None\n",
+        r"suffixes is '\.npy'; write `suffixes: ClassVar\[tuple\[str, \.\.\.\]\] = …`",
+    ),
+    "numberofaxes": (
+        "explainers",
+        _explainer("    ndim = 3\n    @hookimpl\n    def explain(self, probe):\n        return probe.inputs\n"),
+        r"ndim is 3; write `ndim: ClassVar\[tuple\[int, \.\.\.\]\] = …`",
+    ),
+    "signedword": (
+        "explainers",
+        _explainer("    signed = 'yes'\n    @hookimpl\n    def explain(self, probe):\n        return probe.inputs\n"),
+        r"signed is 'yes'; write `signed: ClassVar\[bool\] = …`",
+    ),
     "wrapsnothing": (
         "wrappers",
         f"{_HEAD}class Broken(Wrapper):\n    @hookimpl(wrapper=True)\n    def explains(self):\n        yield\n",
@@ -119,9 +142,7 @@ def test_each_break_has_its_own_error(name: str) -> None:
 
 
 def test_the_messages_tell_the_breaks_apart() -> None:
-    causes = {
-        str(err).partition("is broken: ")[2] for _, err in registry.check() if err and "medviz-broken" in str(err)
-    }
+    causes = {str(err).partition("is broken: ")[2] for _, err in health.check() if err and "medviz-broken" in str(err)}
     assert len(causes) == len(BROKEN)
 
 
@@ -144,7 +165,7 @@ def test_a_missing_library_is_kept_as_the_cause() -> None:
 
 
 def test_check_finds_exactly_the_broken_ones() -> None:
-    found = {entry.name: err for entry, err in registry.check() if entry.package in ("medviz-broken", "medviz-twice")}
+    found = {entry.name: err for entry, err in health.check() if entry.package in ("medviz-broken", "medviz-twice")}
     assert {name for name, err in found.items() if err} == {*BROKEN, "twice"}
     assert found["sound"] is None
 
@@ -160,3 +181,11 @@ def test_broken_neighbours_cost_a_sound_plugin_nothing() -> None:
     assert medviz.get_explainer("sound:power=2").power == 2
     assert {"sound", "gradcam", "importerror"} <= set(medviz.names("explainers"))
     assert registry.find("explainers", "gradcam").package == "medviz-xai"
+
+
+def test_broken_readers_cost_a_sound_one_nothing(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((1, 2, 3), np.float32))
+    assert medviz.read(tmp_path / "a.npy").data.shape == (1, 2, 3)
+    (tmp_path / "a.xyz").touch()
+    with pytest.raises(PluginError, match=r"no reader takes 'a\.xyz'.*suffixes is a field"):
+        medviz.read(tmp_path / "a.xyz")

@@ -14,13 +14,13 @@ from medviz.hookspecs import KINDS
 @debug_option
 def plugins(kind: str | None, check: bool) -> int:
     """List the installed plugins. Nothing is imported, unless --check asks for it."""
-    from medviz import registry
+    from medviz import health, registry
 
     if not check:
         _table([_row(entry) for entry in registry.entries(kind)])
         return 0
     rows, errors = [], []
-    for entry, error in registry.check(kind):
+    for entry, error in health.check(kind):
         rows.append((*_row(entry), "broken" if error else "ok"))
         errors += [str(error)] if error else []
     _table(rows)

@@ -112,22 +112,23 @@ class Linear(nn.Module):
 
 
 class Regions(nn.Module):
-    """Each class looks at one box of the last channel, and at nothing else.
+    """Each class looks at one box of one channel, the last, and at nothing else.
 
     For class n with the box R_n, feature n is `relu(image_C · 1[voxel in R_n])` and its mean over the V voxels of the
-    image, times V / |R_n|, is the logit: the mean of the positive values of the last channel within R_n.
+    image, times V / |R_n|, is the logit: the mean of the positive values of that channel within R_n.
 
     Known answer: nothing outside of R_n changes logit n, so its gradient is 0 there and in every other channel; where
-    the image is positive, it is 1 / |R_n| at each voxel of R_n in the last channel. Every map that is made of the
+    the image is positive, it is 1 / |R_n| at each voxel of R_n in that channel. Every map that is made of the
     gradient, of the features `deep` or of hidden windows lies within R_n, but for the width of a window.
     `inside` returns the box as a mask.
 
     Args:
         boxes: for each class, for each spatial axis, the first voxel and the one after the last.
-        channels: of the image; only the last one is read.
+        channels: of the image.
+        reads: the one of them that is read.
     """
 
-    def __init__(self, *boxes: tuple[tuple[int, int], ...], channels: int = 1) -> None:
+    def __init__(self, *boxes: tuple[tuple[int, int], ...], channels: int = 1, reads: int = -1) -> None:
         super().__init__()
         if not boxes or len({len(box) for box in boxes}) > 1:
             raise ValueError(f"`boxes` holds, for each class, (first, after the last) of each axis; got {boxes!r}.")
@@ -144,7 +145,7 @@ class Regions(nn.Module):
             for name, parameter in self.named_parameters():
                 parameter.zero_()
                 if name == "pick.weight":
-                    parameter[:, -1] = 1
+                    parameter[:, reads] = 1
             self.fc.weight.copy_(torch.eye(classes, device="cpu"))
         self.eval()
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+from typing import Any
+
 import attrs
 
-from medviz import registry
+from medviz import plugin_strings, registry
 from medviz.contract import check_class
 from medviz.errors import PluginError
 from medviz.hookspecs import Plugin
@@ -33,9 +37,17 @@ def check_identity(instance: Plugin) -> None:
 
 def check_parameters(instance: Plugin) -> None:
     """Every parameter has a default, except a sink's `path`; and the plugin can be written as a plugin string."""
-    cls = type(instance)
-    fields = attrs.fields(cls) if attrs.has(cls) else ()
-    missing = [f.alias for f in fields if f.init and f.default is attrs.NOTHING]
+    cls: type = type(instance)
+    known = registry.parameters(instance)
+    unkept = [name for name in inspect.signature(cls).parameters if name not in known]
+    if unkept:
+        fail(
+            f"{name_of(instance)} was asked for its parameters, for the record of how a map was made",
+            "each as an attribute of its name",
+            f"none for {', '.join(unkept)}",
+            "Write @attrs.frozen(eq=False) above the class, with a field for each.",
+        )
+    missing = [name for name, (_, default, _) in known.items() if default in (attrs.NOTHING, inspect.Parameter.empty)]
     missing = [name for name in missing if not (instance.kind == "sinks" and name == "path")]
     if missing:
         fail(
@@ -51,3 +63,25 @@ def check_parameters(instance: Plugin) -> None:
             f"{name_of(instance)} was to be written as a plugin string, for the record of how a map was made: expected "
             f"text; got {describe_error(err)}. Parameters must be plain values, plugins or functions."
         ) from err
+    for name, (value, *_) in known.items():
+        text = plugin_strings.written("x", {name: value})
+        if not (isinstance(value, Plugin) or callable(value) or _reads_back(text, name, value)):
+            fail(
+                f"{name_of(instance)} was written as a plugin string, for the record of how a map was made",
+                f"a value of `{name}` that is read back as it was",
+                text,
+                "Let parameters be numbers, strings, lists and dicts of those, paths, plugins or functions.",
+            )
+
+
+def _reads_back(text: str, name: str, value: Any) -> bool:
+    try:
+        found = plugin_strings.parse(text)[1][name]
+    except PluginError:
+        return False
+    return _listed(found) == _listed(os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _listed(value: Any) -> str:
+    """A tuple and a list are the same, and NaN is itself."""
+    return repr(value).translate(str.maketrans("()", "[]"))

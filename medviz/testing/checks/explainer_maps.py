@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from medviz.hookspecs import Explainer
 from medviz.testing import cases
 from medviz.testing.models import Classifier
-from medviz.testing.outcome import describe_error, fail, name_of
+from medviz.testing.outcome import NotApplicable, describe_error, fail, name_of, skip_unless
 
 
 def check_shape(instance: Explainer) -> None:
@@ -55,13 +57,6 @@ def check_finite(instance: Explainer) -> None:
 def check_sign(instance: Explainer) -> None:
     """The declared range holds: without `signed` no value is negative, whatever is explained; with it some are."""
     explainer, ndim = cases.ready(instance), cases.axes(instance)
-    if not isinstance(instance.signed, bool):
-        fail(
-            f"{name_of(instance)}.signed was read",
-            "True or False",
-            repr(instance.signed),
-            "Declare `signed: ClassVar[bool] = True` where negative values speak against the target.",
-        )
     negative = False
     for seed in range(2):
         for target in range(3):
@@ -80,6 +75,22 @@ def check_sign(instance: Explainer) -> None:
             "negative values too, which speak against a class",
             "none",
             "Remove the declaration: it gives pictures the colours of two signs.",
+        )
+
+
+def check_layer(instance: Explainer) -> None:
+    """Two layers give two maps: the one that is named is the one that is read."""
+    skip_unless(instance.needs_layer and cases.has(instance, "layer"), "it reads no layer, or takes none by name.")
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    skip_unless(not explainer.needs_gap, "it reads only the last layer before global average pooling.")
+    model, batch = Classifier(ndim), cases.images(ndim)
+    first, second = (cases.run(cases.changed(explainer, layer=name), model, batch).values for name in ("stem", "deep"))
+    if torch.equal(first, second):
+        fail(
+            f"{name_of(instance)} explained one network with layer='stem' and with layer='deep'",
+            "two maps",
+            "the same map twice",
+            "Read `probe.activation(self.layer)` and `probe.gradient(self.layer, target)`.",
         )
 
 
@@ -126,6 +137,27 @@ def check_bfloat16(instance: Explainer) -> None:
             "a float32 map like that of the float32 network, cosine similarity above 0.9",
             f"{half.dtype}, {similar:.2f}",
             "Sum and divide in float32, as what the probe returns is.",
+        )
+
+
+def check_float16(instance: Explainer) -> None:
+    """A float16 network with small gradients gets a finite float32 map that is not empty, or is refused."""
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    model, batch = Classifier(ndim), cases.images(ndim)
+    with torch.no_grad():
+        for parameter in model.fc.parameters():
+            parameter.mul_(1e-4)
+    single = cases.run(explainer, model, batch).values
+    try:
+        half: Any = explainer(model.half(), batch.half(), 0)
+    except ValueError as err:
+        raise NotApplicable(f"it refuses float16: {err}") from err
+    if half.values.dtype != torch.float32 or (single.any() and not half.values.any()):
+        fail(
+            f"{name_of(instance)} explained a float16 network whose last layer has small weights",
+            "a float32 map that is not empty, for that of the float32 network is not, or a ValueError",
+            f"{half.values.dtype}, {'some' if half.values.any() else 'no'} values other than 0",
+            "Multiply in float32, as what the probe returns is: the product of small float16 numbers is 0.",
         )
 
 

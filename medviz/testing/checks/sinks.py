@@ -59,9 +59,14 @@ def _writes_a_file(sink: Sink, folder: Path) -> Path:
         NotApplicable: it writes none: a folder of logs, or a place that is no file.
     """
     written = _write(_at(sink, folder), _drawn())
-    is_file = isinstance(written, Path) and written.is_file() and folder in written.parents
-    skip_unless(is_file, "it writes to a folder or to another place, and not one file for each result.")
+    skip_unless(
+        _is_file(written, folder), "it writes to a folder or to another place, and not one file for each result."
+    )
     return Path(written)
+
+
+def _is_file(place: Any, folder: Path) -> bool:
+    return isinstance(place, str | Path) and Path(place).is_file() and folder in Path(place).parents
 
 
 def check_read_back(instance: Sink) -> None:
@@ -217,7 +222,8 @@ def check_several_images(instance: Sink) -> None:
                     "Subclass medviz.FileSink, whose paths are compared first.",
                 )
             written = _write(_at(instance, folder, "{index}"), two, "two images to a path with {index}")
-        files = [place for place in written if isinstance(place, Path)] if isinstance(written, list) else []
+        places = written if isinstance(written, list) else []
+        files = [Path(place) for place in places if isinstance(place, Path) or _is_file(place, folder)]
         if not isinstance(written, list) or len(written) != 2 or (files and len(set(files)) < 2):
             fail(
                 f"{name_of(instance)} was given two images",
