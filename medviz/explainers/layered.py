@@ -12,8 +12,10 @@ from torch import Tensor
 
 from medviz.hookspecs import Explainer
 from medviz.probe import Probe
+from medviz.probe.centres import centres
 from medviz.targets import FixedTarget
 from medviz.tensors import resize
+from medviz.validators import of_type
 
 Reshape = Callable[[Tensor], Tensor] | Sequence[int] | str | None
 
@@ -55,21 +57,31 @@ class LayerExplainer(Explainer):
         reshape: how tokens become a grid: the grid `(14, 14)`, behind whatever class tokens lead; "channels_last" for
             `(B, *s, K)`; a callable from the layer's output to `(B, K, *s)`; None: found from the number of tokens and
             the image's shape where only one grid fits.
+        aligned: put each cell of the layer's grid where its receptive field has its centre in the image, by one more
+            pass over one image. False: where resizing puts it, in the middle of an equal part of the image, as other
+            libraries do: each convolution of kernel 3, stride 2 and padding 1 on the way, at the stride t, moves the
+            map by t / 2 voxels towards higher indices.
     """
 
     needs_layer: ClassVar[bool] = True
 
     layer: str | tuple[str, ...] | None = attrs.field(default=None, converter=_as_layers)
     reshape: Reshape = attrs.field(default=None, converter=_as_reshape, kw_only=True)
+    aligned: bool = attrs.field(default=False, validator=of_type(bool), kw_only=True)
 
     def fused(self, probe: Probe, one: Callable[[str], Tensor]) -> Tensor:
         """Return `one(layer)` `(B, 1, *s)`; for several layers the mean of their maps, each of magnitude at most 1.
 
         Maps of different layers have different units: each is divided by the largest magnitude in each image, and they
-        are resized linearly to the finest of their grids. A map of zeros counts as zeros.
+        are resized linearly to the finest of their grids. A map of zeros counts as zeros. Where they are `aligned`,
+        they are on the image's grid.
         """
-        names = [self.layer] if self.layer is None or isinstance(self.layer, str) else self.layer
-        maps = [one(probe.layer_name(name)) for name in names]
+        asked = [self.layer] if self.layer is None or isinstance(self.layer, str) else self.layer
+        names = [probe.layer_name(name) for name in asked]
+        maps = [one(name) for name in names]
+        if self.aligned:
+            size = probe.inputs.shape[2:]
+            maps = [centres(probe, name, m.shape[2:]).resample(m, size) for name, m in zip(names, maps, strict=True)]
         if len(maps) == 1:
             return maps[0]
         grid = max((m.shape[2:] for m in maps), key=math.prod)
