@@ -109,9 +109,11 @@ def test_names(given: str, package: str, name: str, cls: str) -> None:
     assert (made.package, made.name, made.cls) == (package, name, cls)
 
 
-@pytest.mark.parametrize("name", ["", "../up", "2nd", "a b", "a--b", "-a", "medviz-", "ä", "a.b", "xai", "medviz-xai"])
+@pytest.mark.parametrize(
+    "name", ["", "../up", "2nd", "a b", "a--b", "-a", "medviz-", "ä", "a.b", "xai", "medviz-xai", "none", "True"]
+)
 def test_names_that_no_package_can_have(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot be the name of a plugin|is medviz itself"):
+    with pytest.raises(ValueError, match=r"cannot be the name of a plugin|is medviz itself|means a value"):
         scaffold.write_package(name, "explainer", tmp_path)
     assert not list(tmp_path.iterdir())
 

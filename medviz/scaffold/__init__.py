@@ -12,6 +12,7 @@ import attrs
 
 import medviz
 from medviz.hookspecs import KINDS
+from medviz.plugin_strings import is_word
 
 SINGULAR = {spec.__name__.lower(): kind for kind, spec in KINDS.items()}
 """From "explainer" to "explainers", and so on."""
@@ -52,6 +53,8 @@ class Package:
             raise ValueError(
                 f"{name!r} cannot be the name of a plugin; expected letters and digits, words joined by -: my-method."
             )
+        if is_word(plain):
+            raise ValueError(f"{name!r} means a value in plugin strings; choose another name.")
         if plain == "xai":
             raise ValueError("'medviz-xai' is medviz itself; choose another name.")
         camel = "".join(word.capitalize() for word in words.split("-"))
