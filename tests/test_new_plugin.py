@@ -101,7 +101,6 @@ def test_every_kind_has_its_templates() -> None:
         ("Cam2", "medviz-cam2", "cam2", "Cam2"),
         ("explainer", "medviz-explainer", "explainer", "ExplainerPlugin"),
         ("tensor", "medviz-tensor", "tensor", "TensorPlugin"),
-        ("none", "medviz-none", "none", "NonePlugin"),
     ],
 )
 def test_names(given: str, package: str, name: str, cls: str) -> None:

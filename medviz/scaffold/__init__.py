@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import keyword
 import re
 from pathlib import Path
 from string import Template
@@ -59,7 +58,7 @@ class Package:
             raise ValueError("'medviz-xai' is medviz itself; choose another name.")
         camel = "".join(word.capitalize() for word in words.split("-"))
         taken = re.search(rf"\b{camel}\b", _template(f"{kind}/module.txt").template)
-        camel += "Plugin" if taken or keyword.iskeyword(camel) else ""
+        camel += "Plugin" if taken else ""
         return cls(plain, f"{_PREFIX}{words}", f"{_PREFIX}{words}".replace("-", "_"), camel, kind)
 
     def files(self) -> dict[str, str]:
