@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -121,6 +122,7 @@ def hooked(hooks: Sequence[tuple[nn.Module, Hook]], everywhere: bool = False) ->
     """
     here = threading.get_ident()
 
+    @functools.cache  # one for all modules that share a hook: hundreds of small objects wake the garbage collector
     def of_this_pass(hook: Hook) -> Any:
         def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             return hook(module, (args, kwargs), output) if everywhere or threading.get_ident() == here else None

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from medviz.probe.cut import Cut
-from medviz.probe.layers import Hook, Layer, hand_on, hooked, works_along_last
+from medviz.probe.layers import Layer, hand_on, hooked, works_along_last
 from medviz.probe.outputs import first_tensor
 from medviz.probe.starts import Starts, is_its_own
 
 _log = logging.getLogger("medviz")
-_TAIL = 100  # modules, the last that a model defines, whose outputs may start the graph: each start takes time
+_TAIL = 50  # modules, the last that a model defines, whose outputs may start the graph: each start takes time
 
 
 @attrs.define(eq=False)
@@ -63,28 +63,27 @@ class RollingCut:
         self._starts, self._named = starts, named
         self._version = -1
         self._last: _Seen | None = None
+        self._names: dict[int, tuple[str, bool]] = {}  # by the module's identity; whether it may start the graph
 
     def hooks(self) -> contextlib.AbstractContextManager[None]:
         """Watch during the block."""
         named = [(name, module) for name, module in self.model.named_modules() if name]
         first = len(named) - _TAIL
-        hookable = [(i >= first, n, m) for i, (n, m) in enumerate(named) if not isinstance(m, torch.jit.ScriptModule)]
-        return hooked([(module, self._hook(name, starts)) for starts, name, module in hookable])
+        self._names = {id(module): (name, i >= first) for i, (name, module) in enumerate(named)}
+        return hooked([(module, self._watch) for _, module in named if not isinstance(module, torch.jit.ScriptModule)])
 
-    def _hook(self, name: str, starts: bool) -> Hook:
-        def watch(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-            tensor = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
-            shape = None if tensor is None else tensor.shape
-            spatial = shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1
-            seen = _Seen(name, module, shape, spatial)
-            self.seen.append(seen)
-            if tensor is None or not spatial or len(tensor) != self.batch or self._is_handed_on(tensor, seen):
-                return None
-            self.tensor = self._start(tensor, module, given, output) if starts else tensor
-            self._last, self._version = seen, _version(self.tensor)
-            return None if self.tensor is tensor else hand_on(output, tensor, self.tensor, [module])
-
-        return watch
+    def _watch(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
+        name, starts = self._names[id(module)]
+        tensor = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
+        shape = None if tensor is None else tensor.shape
+        spatial = shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1
+        seen = _Seen(name, module, shape, spatial)
+        self.seen.append(seen)
+        if tensor is None or not spatial or len(tensor) != self.batch or self._is_handed_on(tensor, seen):
+            return None
+        self.tensor = self._start(tensor, module, given, output) if starts else tensor
+        self._last, self._version = seen, _version(self.tensor)
+        return None if self.tensor is tensor else hand_on(output, tensor, self.tensor, [module])
 
     def _is_handed_on(self, tensor: Tensor, seen: _Seen) -> bool:
         """Whether a container hands on the output of its last child: the outermost name stands for both."""
