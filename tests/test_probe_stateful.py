@@ -131,3 +131,99 @@ def test_a_model_with_an_eval_of_its_own(before: str) -> None:
     assert torch.equal(medviz.explain(model, image, "gradcam", 1).values, expected.values)
     assert vars(model[1]) == held
     assert all(module.training for module in model.modules())
+
+
+class Merges(nn.Linear):
+    """Adds its adapter to its weight for eval mode, as LoRA does, and takes it out again for training."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.adapter = nn.Parameter(torch.randn(outputs, inputs))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Merges:
+        super().train(mode)
+        if mode is self.merged:
+            self.weight.data += (-1.0 if mode else 1.0) * self.adapter.data
+            self.merged = not mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if self.merged else y + x @ self.adapter.T
+
+
+def test_what_eval_does_to_weights_is_done_once_and_undone() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Merges(3, 2)).train()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    image = images(1, 2, 9, 8)
+    expected = copy.deepcopy(model).eval()(image)
+    with medviz.Probe(model, image) as probe:
+        outputs = [probe.output, *(probe.forward(image) for _ in range(4))]
+    for output in outputs:
+        torch.testing.assert_close(output, expected)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert not model[4].merged
+    assert model[4].training
+
+
+def layers() -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)]
+
+
+def test_a_train_that_is_something_else_is_not_called() -> None:
+    class Trainer(nn.Sequential):
+        def train(self, loader: Any, epochs: int = 1) -> None:  # type: ignore[override]
+            raise AssertionError("somebody trained the model")
+
+    model, image = Trainer(*layers()), images(1, 2, 9, 8)
+    found = medviz.explain(model, image, "occlusion:mask_size=4", 1)
+    assert torch.equal(found.values, medviz.explain(nn.Sequential(*layers()), image, "occlusion:mask_size=4", 1).values)
+    assert model.training
+
+
+def test_an_eval_that_fails_leaves_the_flags(caplog: pytest.LogCaptureFixture) -> None:
+    class Fails(nn.Sequential):
+        def eval(self) -> Any:
+            raise RuntimeError("not today")
+
+    caplog.set_level(logging.INFO, "medviz")
+    model, image = Fails(*layers()), images(1, 2, 9, 8)
+    found = medviz.explain(model, image, "gradcam", 1)
+    assert torch.equal(found.values, medviz.explain(nn.Sequential(*layers()), image, "gradcam", 1).values)
+    assert "only its flag is set: not today" in caplog.text
+    assert model.training
+
+
+def test_no_pass_of_a_probe_is_in_training_mode() -> None:
+    flags: set[bool] = set()
+    model = Classifier(2).train()
+    model.stem[1].register_forward_pre_hook(lambda module, given: flags.add(module.training))
+    torch_setattr, written = nn.Module.__setattr__, []
+
+    def watch(module: nn.Module, name: str, value: Any) -> None:
+        if name == "training":
+            written.append(value)
+        torch_setattr(module, name, value)
+
+    with pytest.MonkeyPatch.context() as patch, medviz.Probe(model, images(1, 2, 9, 8)) as probe:
+        patch.setattr(nn.Module, "__setattr__", watch)
+        for _ in range(5):
+            probe.forward(probe.inputs)
+    assert flags == {False}
+    assert True not in written
+
+
+def test_what_the_caller_does_inside_of_a_block_stays() -> None:
+    model, image = Classifier(2).train(), images(1, 2, 9, 8)
+    calls: list[int] = []
+    with medviz.Probe(model, image) as probe:
+        clean = probe.output
+        handle = model.deep.register_forward_hook(lambda module, given, output: calls.append(1) or output * 0)
+        model.stem[2] = nn.Identity()
+        changed = [probe.forward(image) for _ in range(5)]
+        assert len(calls) == 5
+        handle.remove()
+    assert all(torch.equal(one, changed[0]) and not torch.equal(one, clean) for one in changed)
+    assert type(model.stem[2]) is nn.ReLU

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import operator
 import random
@@ -24,6 +25,7 @@ _PATIENCE = 30.0  # seconds, after which a thread says that it waits
 _turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
 _making_turns = threading.Lock()
 _flags = operator.attrgetter("requires_grad", "grad")
+_NOT_LEFT_BY_PASSES = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_non_persistent_buffers_set"}
 
 
 @contextlib.contextmanager
@@ -117,14 +119,17 @@ class State:
         self.attributes = Containers(map(vars, found))
         held = by_identity(parameters(found))
         self.parameters, self.flags = list(held.values()), list(map(_flags, held.values()))
-        tensors = self.attributes.tensors | by_identity(buffers(found))
-        self.values = Values([tensor for key, tensor in tensors.items() if key not in held])
+        self.values = self._values_beside(held, self.attributes)
         self.random = _random_states()
+        self._weights: Values | None = None
+        self._ready = self.attributes, self.values  # as each pass is to find the model
+
+    def _values_beside(self, held: dict[int, Tensor], attributes: Containers) -> Values:
+        tensors = attributes.tensors | by_identity(buffers(self.modules))
+        return Values([tensor for key, tensor in tensors.items() if key not in held])
 
     def prepare(self) -> None:
-        kinds = {type(module) for module, training in zip(self.modules, self.training, strict=True) if training}
-        if any((kind.train, kind.eval) != (nn.Module.train, nn.Module.eval) for kind in kinds):
-            self.modules[0].eval()  # some get ready for it themselves, such as a table that stands in for a parameter
+        self._get_ready([m for m, training in zip(self.modules, self.training, strict=True) if training])
         for module in self.modules:
             if module.training:
                 module.training = False
@@ -134,24 +139,41 @@ class State:
             if grad is not None:
                 parameter.grad = None
 
+    def _get_ready(self, training: Sequence[nn.Module]) -> None:
+        """Put into eval mode, by themselves, modules that do more for it than to set a flag.
+
+        Some look up a table then, some add an adapter to a weight: what they do to parameters is put back too.
+        """
+        own = [module for module in training if _has_own_eval(type(module))]
+        if not own:
+            return
+        self._weights = Values(list(by_identity([p for m in own for p in m.parameters()]).values()))
+        try:
+            with torch.no_grad():
+                for module in own:
+                    if module.training:
+                        module.eval()
+        except Exception as err:
+            _log.info("a module cannot be put into eval mode by its own method, and only its flag is set: %s", err)
+        attributes = Containers(map(vars, self.modules))
+        self._ready = attributes, self._values_beside(by_identity(self.parameters), attributes)
+
     def rewind(self) -> bool:
         """Put back, for another pass, what passes have left in the model; return whether there was any.
 
-        Not to be called while hooks of a pass are in place, which would be taken off.
+        Hooks, sub-modules and training flags stay: they belong to whoever set them.
         """
-        self._restore_training()
-        changed = [self.attributes.restore(), self.values.restore()]
-        self.prepare()
+        attributes, values = self._ready
+        changed = [attributes.rewind(_NOT_LEFT_BY_PASSES), values.restore()]
         return any(changed)
-
-    def _restore_training(self) -> None:
-        for module, training in zip(self.modules, self.training, strict=True):
-            if module.training != training:
-                module.training = training
 
     def restore(self) -> None:
         self.attributes.restore()
-        self._restore_training()  # a scripted module keeps it elsewhere
+        for module, training in zip(self.modules, self.training, strict=True):
+            if module.training != training:  # a scripted module keeps it elsewhere
+                module.training = training
+        if self._weights is not None:
+            self._weights.restore()
         for parameter, (wanted, grad) in zip(self.parameters, self.flags, strict=True):
             if parameter.requires_grad != wanted:
                 parameter.requires_grad_(wanted)
@@ -159,6 +181,14 @@ class State:
                 parameter.grad = grad
         _set_random_states(self.random)
         self.values.restore()
+
+
+def _has_own_eval(kind: type[nn.Module]) -> bool:
+    """Return whether a class does more than PyTorch's own `train(mode)` or `eval()`, and takes what they take."""
+    if (kind.train, kind.eval) == (nn.Module.train, nn.Module.eval):
+        return False
+    taken = [list(inspect.signature(method).parameters) for method in (kind.train, kind.eval)]
+    return taken == [["self", "mode"], ["self"]]  # `train(self, loader, epochs=1)` is something else
 
 
 class BetweenPasses:
@@ -186,7 +216,7 @@ class BetweenPasses:
             self._lent -= 1
 
     def __call__(self) -> None:
-        """Called before each pass, without hooks of a pass in place."""
+        """Called before each pass."""
         if self._lent:
             return
         self._passes += 1

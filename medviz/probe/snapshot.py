@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
 import torch
@@ -54,15 +54,47 @@ class Containers:
         """Put back what was removed or replaced, and take out what was added; return whether there was any."""
         changed = []
         for level, full in self._levels:
-            now = list(filter(None, level))
-            if len(now) != len(full) or not _same(now, full):
+            if not _is_full((level, full)):
                 changed.append(True)
+                now = list(filter(None, level))
                 before = set(map(id, full))
                 for container in now:
                     if id(container) not in before:
                         container.clear()
         changed += [content.restore() for content in self._kept]
         return any(changed)
+
+    def rewind(self, left: Set[str]) -> bool:
+        """As `restore`, but of the outermost dicts the keys `left` stay as they are; return whether there was any."""
+        if all(map(_is_full, self._levels)) and all(content.is_unchanged() for content in self._kept):
+            return False  # quickly said, and mostly so
+        held = self._held()
+        changed, seen = False, set()
+        outermost = {id(container) for container in self._levels[0][0]}
+        waiting = list(self._levels[0][0])
+        while waiting:
+            container = waiting.pop()
+            if id(container) in seen:
+                continue
+            seen.add(id(container))
+            before = held.get(id(container), ())
+            if id(container) in outermost:
+                before = {key: value for key, value in dict(before).items() if key not in left}
+                now = {key: value for key, value in container.items() if key not in left}
+                if not (_same(now, before) and _same(now.values(), before.values()) and len(now) == len(before)):
+                    changed = True
+                    for key in now.keys() - before.keys():
+                        del container[key]
+                    container.update(before)
+            elif _differs(container, before):
+                changed = True
+                _fill(container, before)
+            waiting += _Types(_KINDS).among(list(before.values() if isinstance(before, dict) else before))
+        return changed
+
+    def _held(self) -> dict[int, Any]:
+        """Return what each container held that was not empty, by its identity."""
+        return {key: held for content in self._kept for key, held in content.held()}
 
 
 class _Content:
@@ -75,12 +107,12 @@ class _Content:
         self._values_of = dict.values if plain else operator.methodcaller("values")
         self._keys, self._values, self._items = map(list, self._now())
         self._lengths = [list(map(len, group)) for group in (self._dicts, self._others)]
-        self._fixed = list(itertools.chain.from_iterable(fixed))  # a tuple cannot change, but what it holds can
+        self._tuples = fixed  # a tuple cannot change, but what it holds can
 
     def inside(self) -> tuple[list[Any], list[Tensor]]:
         """Return the containers and the tensors among what is held."""
         types = _Types((*_KINDS, Tensor))
-        found = types.among([*self._values, *self._items, *self._fixed])
+        found = types.among([*self._values, *self._items, *itertools.chain.from_iterable(self._tuples)])
         if not any(issubclass(kind, Tensor) for kind in types):
             return found, []
         return _Types(_KINDS).among(found), _Types(Tensor).among(found)
@@ -91,26 +123,49 @@ class _Content:
 
     def restore(self) -> bool:
         """Write to the containers that do not hold the same objects in the same order as before; return whether any."""
-        if self._is_unchanged():
+        if self.is_unchanged():
             return False
-        keys, values, items = map(iter, (self._keys, self._values, self._items))
-        for container, length in zip(self._dicts, self._lengths[0], strict=True):
-            before = dict(zip(itertools.islice(keys, length), itertools.islice(values, length), strict=True))
-            same = len(container) == length and _same(container, before)
-            if not (same and _same(container.values(), before.values())):
-                container.clear()
-                container.update(before)
-        for container, length in zip(self._others, self._lengths[1], strict=True):
-            held = list(itertools.islice(items, length))
-            if not (len(container) == length and _same(container, held)):
-                container.clear()
-                container.update(held) if isinstance(container, set) else container.extend(held)
+        for container, (_, before) in zip((*self._dicts, *self._others), self.held(), strict=False):
+            if _differs(container, before):
+                _fill(container, before)
         return True
 
-    def _is_unchanged(self) -> bool:
+    def held(self) -> Iterator[tuple[int, Any]]:
+        """Yield what each held, with its identity: dicts, then lists and the like, then tuples."""
+        keys, values, items = map(iter, (self._keys, self._values, self._items))
+        for container, length in zip(self._dicts, self._lengths[0], strict=True):
+            before = zip(itertools.islice(keys, length), itertools.islice(values, length), strict=True)
+            yield id(container), dict(before)
+        for container, length in zip(self._others, self._lengths[1], strict=True):
+            yield id(container), list(itertools.islice(items, length))
+        for one in self._tuples:
+            yield id(one), one
+
+    def is_unchanged(self) -> bool:
+        """Return whether each holds what it held, without a step of Python for each item."""
         if self._lengths != [list(map(len, group)) for group in (self._dicts, self._others)]:
             return False
         return all(map(_same, self._now(), (self._keys, self._values, self._items)))
+
+
+def _is_full(level: tuple[list[Any], list[Any]]) -> bool:
+    """Return whether the same containers of a level as before are not empty."""
+    now = list(filter(None, level[0]))
+    return len(now) == len(level[1]) and _same(now, level[1])
+
+
+def _differs(container: Any, before: Any) -> bool:
+    """Return whether a container no longer holds the same objects in the same order."""
+    if isinstance(container, tuple):
+        return False
+    same = len(container) == len(before) and _same(container, before)
+    return not same or (isinstance(container, dict) and not _same(container.values(), dict(before).values()))
+
+
+def _fill(container: Any, before: Any) -> None:
+    """Let a container hold what it held before."""
+    container.clear()
+    container.update(before) if isinstance(container, dict | set) else container.extend(before)
 
 
 class _Types(dict[type, bool]):
