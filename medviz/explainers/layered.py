@@ -80,8 +80,8 @@ class LayerExplainer(Explainer):
         names = [probe.layer_name(name) for name in asked]
         maps = [one(name) for name in names]
         if self.aligned:
-            size = probe.inputs.shape[2:]
-            maps = [centres(probe, name, m.shape[2:]).resample(m, size) for name, m in zip(names, maps, strict=True)]
+            places = centres(probe, {name: m.shape[2:] for name, m in zip(names, maps, strict=True)})
+            maps = [place.resample(m, probe.inputs.shape[2:]) for place, m in zip(places, maps, strict=True)]
         if len(maps) == 1:
             return maps[0]
         grid = max((m.shape[2:] for m in maps), key=math.prod)
