@@ -187,7 +187,13 @@ class Attribution:
 
         renderer = default_renderer()
         drawn: Any = [renderer(self[i]) for i in range(min(len(self), _SHOWN))]
-        return Rendering(np.concatenate([one.frames for one in drawn]))._repr_png_()
+        size = np.max([one.frames.shape[1:3] for one in drawn], axis=0)
+        room = [
+            [(0, 0), *((0, most - n) for most, n in zip(size, one.frames.shape[1:3], strict=True)), (0, 0)]
+            for one in drawn
+        ]
+        frames = [np.pad(one.frames, around) for one, around in zip(drawn, room, strict=True)]
+        return Rendering(np.concatenate(frames))._repr_png_()
 
 
 def _as_array(value: Tensor | np.ndarray) -> np.ndarray:

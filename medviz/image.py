@@ -143,8 +143,14 @@ def _affine_of(image: Any) -> np.ndarray | None:
     if carried is None:
         return None
     images, meta, affines = len(image), getattr(image, "meta", {}), np.asarray(carried, dtype=np.float64)
-    if affines.shape[-2:] != (4, 4) or _is_slice(image.ndim - 2, meta.get("spatial_shape"), images):
-        _log.warning("the MetaTensor is a slice, and its affine does not say of which plane: no affine; give `affine`.")
+    if affines.shape[-2:] != (4, 4):
+        _log.warning("the MetaTensor's affine is %s and not (4, 4): no affine; give `affine`.", affines.shape[-2:])
+        return None
+    if _is_slice(image.ndim - 2, meta.get("spatial_shape"), images):
+        _log.warning(
+            "the MetaTensor looks like a slice of a volume, whose affine does not say of which plane: no affine; give "
+            "`affine`."
+        )
         return None
     from_file = not meta.keys().isdisjoint({"filename_or_obj", "original_affine"})
     if affines.ndim == 2 and (images == 1 or not from_file):

@@ -306,6 +306,13 @@ def test_it_shows_all_images_up_to_four(monkeypatch):
     assert shown == [{10}, {10, 20, 30}, {10, 20, 30, 40}]
 
 
+def test_pictures_of_other_sizes_are_shown_too():
+    spacings = [np.diag([1.0, 1, 1, 1]), np.diag([1.0, 3, 1, 1])]
+    several = attrs.evolve(attribution(2), affine=np.stack(spacings))
+    with PilImage.open(io.BytesIO(several._repr_png_())) as picture:
+        assert min(picture.size) > 100
+
+
 def test_one_of_several_images_is_of_its_own_class():
     several = attrs.evolve(attribution(3), target="classes 7 2 0", classes=(7, 2, 0))
     assert [several[i].target for i in range(3)] == ["class 7", "class 2", "class 0"]

@@ -210,6 +210,14 @@ def test_wrong_input_is_refused_in_one_line(folder: Path, arguments: tuple[str, 
     refused(explain("--model", "nets_for_cli:Net", *arguments), message)
 
 
+def test_a_preprocessing_that_pads_the_end_keeps_the_affine(folder: Path) -> None:
+    done = explain(*MODEL, "--preprocess", "nets_for_cli:pad_the_end", "--explainer", "vanillagrad", *MAP)
+    assert done.exit_code == 0, done.stderr
+    scan, written = nib.load("scan.nii.gz"), nib.load("map.nii.gz")
+    assert np.allclose(written.affine, scan.affine)
+    assert written.shape == (scan.shape[0] + 5, scan.shape[1], scan.shape[2] + 3)
+
+
 def test_a_preprocessing_that_changes_the_size_gives_the_affine_too(folder: Path) -> None:
     done = explain(*MODEL, "--preprocess", "nets_for_cli:shrink_and_say_so", "--explainer", "vanillagrad", *MAP)
     assert done.exit_code == 0, done.stderr

@@ -369,6 +369,21 @@ class Square(nn.Module):
         return self.fc(self.conv(x).mean((2, 3)))
 
 
+def test_a_gate_of_linear_layers_does_not_put_channels_last() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2), nn.Linear(2, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.squeeze(x).sigmoid()[:, :, None, None]
+
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), Gated(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    )
+    assert explain("hirescam", model, images(1, 1, 8, 8), 1, layer="1").values.any()
+
+
 @pytest.mark.parametrize("layer", ["block", "block.0", "block.1"])
 def test_channels_last_must_be_said_where_there_are_as_many_as_columns(layer: str) -> None:
     model, image = Square(), images(1, 1, 8, 8)

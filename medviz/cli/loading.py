@@ -183,7 +183,8 @@ def read_images(paths: Iterable[Path], reader: str | None, preprocess: str | Non
 
     Raises:
         TypeError: the function returned something else.
-        ValueError: it changed the size and not the affine, which would put every map into another place.
+        ValueError: it changed the size and not the affine, though the first voxels are others now: every map would lie
+            in another place.
     """
     from medviz.image import Image
     from medviz.relay import read
@@ -199,7 +200,7 @@ def read_images(paths: Iterable[Path], reader: str | None, preprocess: str | Non
                 f"`--preprocess` {preprocess!r} returned a {type(result).__name__}; expected a medviz.Image: "
                 "attrs.evolve(image, data=…) keeps its place."
             )
-        if image.data.shape[1:] != result.data.shape[1:] and _is_kept(image.affine, result.affine):
+        if _is_kept(image.affine, result.affine) and not _begin_alike(image.data, result.data):
             raise ValueError(
                 f"`--preprocess` {preprocess!r} made {tuple(result.data.shape[1:])} voxels of "
                 f"{tuple(image.data.shape[1:])} and kept the affine, which is of other voxels now; give the image the "
@@ -210,6 +211,21 @@ def read_images(paths: Iterable[Path], reader: str | None, preprocess: str | Non
 
 def _is_kept(before: Any, after: Any) -> bool:
     return before is not None and after is not None and bool((before == after).all())
+
+
+def _begin_alike(before: Tensor, after: Tensor) -> bool:
+    """Return whether what changed its size was cut or padded at its end only, which leaves the affine as it is.
+
+    Intensities may be others: the first channels are compared by their correlation, where both have voxels.
+    """
+    if before.shape[1:] == after.shape[1:]:
+        return True
+    if before.ndim != after.ndim:
+        return False
+    common = [slice(0, min(a, b)) for a, b in zip(before.shape[1:], after.shape[1:], strict=True)]
+    first, second = (x[0][tuple(common)].double() for x in (before, after))
+    first, second = first - first.mean(), second - second.mean()
+    return bool((first * second).sum() >= 0.95 * first.norm() * second.norm() > 0)
 
 
 def _shorten(keys: list[str], most: int = 3) -> str:

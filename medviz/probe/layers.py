@@ -81,7 +81,7 @@ def is_channels_last(module: nn.Module, shape: Sequence[int], model: Sequence[nn
 
     Either the layer works along the last axis; or a norm right inside of it does, and nothing inside has as many
     channels as the second axis is long; or others do, and nothing in the model has. Where both axes are of one length,
-    what is anywhere inside of the layer counts like a norm right inside.
+    any norm inside counts, however deep.
 
     Args:
         module: the layer.
@@ -91,10 +91,8 @@ def is_channels_last(module: nn.Module, shape: Sequence[int], model: Sequence[nn
     second, last = shape[1], shape[-1]
     if works_along_last(module, last):
         return True
-    inside: Iterable[nn.Module] = [child for child in module.children() if type(child) is nn.LayerNorm]
-    if second == last:
-        inside = module.modules()
-    if any(works_along_last(layer, last) for layer in inside):
+    inside = module.modules() if second == last else module.children()
+    if any(type(layer) is nn.LayerNorm and works_along_last(layer, last) for layer in inside):
         return not _has_channels(module.modules(), second)
     kinds = {kind for kind in set(map(type, model)) if issubclass(kind, nn.Linear | nn.LayerNorm)}
     along: list[Any] = [layer for layer in model if type(layer) in kinds]
