@@ -206,7 +206,9 @@ def describe(plugin: Plugin, nested: bool = False) -> str:
     for name, (value, default, kind) in parameters(plugin).items():
         if isinstance(value, Plugin):
             value = describe(value, nested=True)
-            default = describe(resolve(kind, default), nested=True) if kind else default
+            default = (
+                describe(resolve(kind, default), nested=True) if kind and default is not attrs.NOTHING else default
+            )
         elif callable(value):
             value = getattr(value, "__name__", type(value).__name__)
         if repr(value) != repr(default):

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -74,6 +75,19 @@ class Function(nn.Module):
         return self.function(x)
 
 
+def _written(x: Tensor) -> Tensor:
+    made = torch.zeros_like(x)
+    made[:, :1] = x[:, 1:]
+    made[:, 1:] = x[:, :1]
+    return made
+
+
+def _set(x: Tensor) -> Tensor:
+    made = torch.zeros(x.shape)
+    made[:, :, 3:] = x[:, :, :-3]
+    return made
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "conv 3": lambda: nn.Conv2d(2, 2, 3, padding=1),
     "conv 3, stride 2": lambda: nn.Conv2d(2, 2, 3, 2, 1),
@@ -94,6 +108,12 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
             1,
         )[:, :4]
     ),
+    "channel attention": lambda: Function(lambda x: x + 0 * x.max(1, keepdim=True)[0] + 0 * x.std(1, keepdim=True)),
+    "comparisons": lambda: Function(lambda x: x * (x > 0) + torch.where(x > 5, torch.zeros_like(x), x)),
+    "strips": lambda: Function(lambda x: x * x.mean(3, keepdim=True).detach() + x.log1p()),
+    "chosen channels": lambda: Function(lambda x: x[:, [1, 0], 2:]),
+    "tokens": lambda: Function(lambda x: x + 0 * (x.flatten(2).mT @ torch.eye(2)).mT.reshape(x.shape)),
+    "written": lambda: Function(_written),
     "nearest, downwards": lambda: nn.Upsample(scale_factor=0.25),
     "nearest-exact, downwards": lambda: nn.Upsample(scale_factor=0.25, mode="nearest-exact"),
     "conv function": lambda: Function(lambda x: F.conv2d(x, torch.ones(2, 2, 3, 1), None, (2, 1), padding=(1, 0))),
@@ -119,7 +139,7 @@ UPWARDS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
     "shuffled": lambda: nn.Sequential(nn.Conv2d(2, 8, 1), nn.PixelShuffle(2)),
 }
-REGULAR = sorted(LAYERS.keys() - {"adaptive", "corners", "shuffle", "narrow", "patch merging", "pooled branch"})
+REGULAR = sorted(LAYERS.keys() - {"adaptive", "corners", "narrow", "patch merging", "pooled branch", "chosen channels"})
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -167,6 +187,10 @@ TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "matmul": lambda x: torch.eye(16).flip(0) @ x,
     "halves swapped": lambda x: torch.cat([x[:, :, 8:], x[:, :, :8]], 2),
     "halves": lambda x: x.chunk(2, dim=2)[1],
+    "transposed": lambda x: x.transpose(2, 3),
+    "permuted": lambda x: x.permute(0, 1, 3, 2),
+    "not torch's own": lambda x: torch.from_numpy(np.roll(x.numpy(), 3, axis=2)),
+    "set": lambda x: _set(x),
     "two places": lambda x: x[:, :, :12] + x[:, :, 4:],
     "nearest, not whole": lambda x: F.interpolate(x, (11, 11)),
 }
@@ -205,6 +229,35 @@ def test_a_bright_spot_is_found_where_it_is(method: str, ndim: int) -> None:
         at[aligned] = float((mass * torch.arange(64)).sum())
     assert abs(at[True] - spot) < 1
     assert at[False] - at[True] == pytest.approx(3.5, abs=0.3)  # half of the stride, less half a voxel
+
+
+def test_other_tensors_of_the_size_of_a_map_are_no_maps() -> None:
+    class Attends(nn.Module):
+        """Of 16 by 16 pixels, 16 tokens and heads of 16 channels, so that queries look like images."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch, self.mix, self.norm = nn.Conv2d(2, 16, 4, 4), nn.Linear(16, 48), nn.LayerNorm(16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patch(x).flatten(2).mT
+            q, k, v = self.mix(tokens).reshape(len(x), 16, 3, 1, 16).permute(2, 0, 3, 1, 4)
+            tokens = tokens + ((q @ k.mT).softmax(-1) @ v)[:, 0]
+            return self.norm(tokens)
+
+    model = nn.Sequential(Attends(), Function(lambda x: x.mean(1)))
+    with medviz.Probe(model, torch.rand(1, 2, 16, 16)) as probe:
+        assert centres(probe, {"0": (4, 4)}) == [Centres((1.5, 1.5), (4.0, 4.0))]
+
+
+def test_a_kernel_of_the_size_of_a_map_is_no_map() -> None:
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3, padding=1))
+    assert where(nn.Sequential(nn.Conv2d(2, 2, 2, 2), conv), (6, 6)) == Centres((0.5, 0.5), (2.0, 2.0))
+
+
+def test_an_axis_of_one_voxel_is_followed_too() -> None:
+    model = nn.Sequential(nn.ConvTranspose3d(2, 2, 2, 2), nn.Upsample(scale_factor=2, mode="trilinear"))
+    assert where(model, (1, 4, 4)) == Centres((-0.375,) * 3, (0.25,) * 3)
 
 
 def test_tokens_lie_where_their_patches_lay() -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner, Result
 from helpers_cli import make_folder
 
 import medviz
 from medviz.cli import main
 from medviz.cli.layers import parse_size
+from medviz.cli.loading import _begin_alike
 from medviz.cli.targets import parse
 
 MODEL = ("--model", "nets_for_cli:Net", "--weights", "good.safetensors")
@@ -208,6 +211,32 @@ def test_a_ready_made_module_is_taken_as_it_is(folder: Path) -> None:
 )
 def test_wrong_input_is_refused_in_one_line(folder: Path, arguments: tuple[str, ...], message: str) -> None:
     refused(explain("--model", "nets_for_cli:Net", *arguments), message)
+
+
+def smooth() -> torch.Tensor:
+    axes = torch.meshgrid(*[torch.linspace(0, 6, n) for n in (20, 24, 18)], indexing="ij")
+    noise = torch.rand(20, 24, 18, generator=torch.Generator().manual_seed(0))
+    return (axes[0].sin() + (axes[1] * 0.7).cos() + axes[2] * 0.3 + 0.1 * noise)[None] * 300
+
+
+@pytest.mark.parametrize(
+    ("change", "alike"),
+    [
+        (lambda x: x[:, :18, :, :15], True),
+        (lambda x: F.pad(x, (0, 5, 0, 0, 0, 3)), True),
+        (lambda x: F.pad(((x - 100) / 200).clamp(0, 1), (0, 3)), True),
+        (lambda x: F.pad(-x, (0, 3)), True),
+        (lambda x: x[:, 1:], False),
+        (lambda x: x[:, 2:-2, 2:-2, 2:-2], False),
+        (lambda x: F.pad(x, (2, 2, 2, 2)), False),
+        (lambda x: F.interpolate(x[None], (18, 22, 16), mode="trilinear")[0], False),
+        (lambda x: F.interpolate(x[None], (40, 48, 36))[0], False),
+        (lambda x: torch.zeros(1, 9, 9, 9), False),
+        (lambda x: x[:, :, :, 3], False),
+    ],
+)
+def test_what_was_cut_or_padded_at_its_end_only_begins_alike(change: Any, alike: bool) -> None:
+    assert _begin_alike(smooth(), change(smooth())) is alike
 
 
 def test_a_preprocessing_that_pads_the_end_keeps_the_affine(folder: Path) -> None:

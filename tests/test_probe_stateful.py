@@ -12,6 +12,7 @@ from networks import Classifier, check_close, images
 from torch import Tensor, nn
 
 import medviz
+from medviz.probe import guard
 
 PERTURBING = [
     "occlusion:mask_size=3",
@@ -88,12 +89,40 @@ def test_every_pass_begins_as_the_model_was_found(
 
 def test_a_model_that_keeps_nothing_is_not_looked_at_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    rewind = medviz.probe.guard.State.rewind
-    monkeypatch.setattr(medviz.probe.guard.State, "rewind", lambda state: looks.append(1) or rewind(state))
+    look = guard.State.is_left_as_it_was
+    monkeypatch.setattr(guard.State, "is_left_as_it_was", lambda state: looks.append(1) or look(state))
     medviz.explain(Classifier(2), images(1, 2, 9, 8), "gradcam", 1)
     assert not looks
     medviz.explain(Classifier(2), images(1, 2, 9, 8), "occlusion:mask_size=2,incremental=false", 1, batch_size=1)
     assert len(looks) == 2
+
+
+def test_a_table_that_is_made_once_is_made_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Lazy(Classifier):
+        table: Any = None
+        made = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.table is None:
+                type(self).made += 1
+                self.table = torch.linspace(0, 1, 4)
+            self.seen = x
+            return super().forward(x) + self.table
+
+    caplog.set_level(logging.INFO, "medviz")
+    model = Lazy(2)
+    medviz.explain(model, images(1, 2, 9, 8), "occlusion:mask_size=2,incremental=false", 1, batch_size=1)
+    assert Lazy.made == 1
+    assert model.table is None
+    assert "from pass to pass" not in caplog.text
+
+
+def test_a_model_is_lent_as_it_was_found() -> None:
+    model, image = Remembers("attribute"), images(1, 2, 9, 8)
+    with medviz.Probe(model, image) as probe:
+        clean = probe.output
+        with probe.model():
+            assert torch.equal(probe.run(image), clean)
 
 
 class Table(nn.Module):

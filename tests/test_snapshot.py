@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from medviz.probe.guard import untouched
-from medviz.probe.snapshot import Containers, Values
+from medviz.probe.snapshot import Containers
+from medviz.probe.values import Values
 
 CONTAINERS: dict[str, Callable[[], Any]] = {
     "dict": lambda: {"a": 1, "b": [2]},

@@ -216,16 +216,30 @@ def _is_kept(before: Any, after: Any) -> bool:
 def _begin_alike(before: Tensor, after: Tensor) -> bool:
     """Return whether what changed its size was cut or padded at its end only, which leaves the affine as it is.
 
-    Intensities may be others: the first channels are compared by their correlation, where both have voxels.
+    Intensities may be others: the first channels correlate best where both begin with one voxel, and less where they
+    end with one, have one centre, or one is stretched to the other.
     """
     if before.shape[1:] == after.shape[1:]:
         return True
     if before.ndim != after.ndim:
         return False
-    common = [slice(0, min(a, b)) for a, b in zip(before.shape[1:], after.shape[1:], strict=True)]
-    first, second = (x[0][tuple(common)].double() for x in (before, after))
-    first, second = first - first.mean(), second - second.mean()
-    return bool((first * second).sum() >= 0.95 * first.norm() * second.norm() > 0)
+    from medviz.tensors import resize
+
+    sizes = list(zip(before.shape[1:], after.shape[1:], strict=True))
+    placed = []
+    for share in (0.0, 0.5, 1.0):
+        both = [(round(max(0, a - b) * share), round(max(0, b - a) * share), min(a, b)) for a, b in sizes]
+        old, new = (tuple(slice(one[k], one[k] + one[2]) for one in both) for k in (0, 1))
+        placed.append(_correlation(before[0][old], after[0][new]))
+    stretched = _correlation(resize(before[None, :1], after.shape[1:])[0, 0], after[0])
+    return placed[0] > max(*placed[1:], stretched)
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """The magnitude of the correlation of two arrays; 0 where one of them is constant."""
+    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    size = float(a.norm() * b.norm())
+    return abs(float((a * b).sum())) / size if size else 0.0
 
 
 def _shorten(keys: list[str], most: int = 3) -> str:

@@ -53,10 +53,11 @@ class _Nowhere(enum.Enum):
     """What has no place."""
 
     ANYWHERE = enum.auto()  # made of a single cell: it says nothing of where
+    APART = enum.auto()  # a map was taken apart, such as into tokens; where it is a map again, its size may tell
     LOST = enum.auto()  # its voxels were moved in a way that is not known
 
 
-Place = Centres | _Nowhere | None  # None: not followed, such as tokens
+Place = Centres | _Nowhere | None  # None: nothing that comes from the image was seen in it
 
 
 def centres(probe: Probe, grids: Mapping[str, Sequence[int]]) -> list[Centres]:
@@ -119,13 +120,15 @@ class _Follow(TorchFunctionMode):
     def of_layer(self, name: str, grid: Size) -> Centres | None:
         """Return where the cells of a layer lie on such a grid; None: that is not known."""
         size, place = self._kept.get(name, ((), None))
-        if isinstance(place, Centres) and size == grid:
-            return place
-        return None if isinstance(place, _Nowhere) else self._alone(grid)
+        if isinstance(place, Centres):
+            return place if size == grid else self._alone(grid)
+        return self._alone(grid) if place is _Nowhere.APART else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if moves.name_of(func) == "setitem":
+            self._note(args[0], self._written(*args))
         for made in tensors_in(result):
             if made not in self._known:
                 try:
@@ -141,11 +144,15 @@ class _Follow(TorchFunctionMode):
             self._of_size.setdefault(tuple(tensor.shape[2:]), set()).add(where)
 
     def _place(self, tensor: Tensor) -> Place:
-        """Where the cells of a map lie; of one that was not followed, where all others of its size do."""
-        if tensor in self._known:
-            found: Place = self._known[tensor]
-            return found
-        return self._alone(tuple(tensor.shape[2:])) if tensor.ndim == self._axes else None
+        place: Place = self._known.get(tensor)
+        return place
+
+    def _written(self, target: Tensor, index: Any, value: Any) -> Place:
+        """Where lies a map that was written into."""
+        where, what = self._place(target), self._place(value) if isinstance(value, Tensor) else None
+        if what is None or (where == what and moves.is_along_channels(index)):
+            return where
+        return what if where is None and moves.is_along_channels(index) else _Nowhere.LOST
 
     def _alone(self, grid: Size) -> Centres | None:
         found = self._of_size.get(grid, set())
@@ -156,26 +163,33 @@ class _Follow(TorchFunctionMode):
         name = moves.name_of(func)
         before = list(tensors_in([*args, *kwargs.values()]))
         places = [self._place(tensor) for tensor in before]
-        if _Nowhere.LOST in places:
+        maps = [(t, place) for t, place in zip(before, places, strict=True) if isinstance(place, Centres)]
+        if _Nowhere.LOST in places or (maps and made.ndim == self._axes and moves.swaps(name, args, self._axes)):
             return _Nowhere.LOST
-        if made.ndim != self._axes or name in moves.RESHAPES or all(place is None for place in places):
+        if all(place is None for place in places) or moves.is_constant(name):
             return None
+        if made.ndim != self._axes or name in moves.RESHAPES:
+            return _Nowhere.APART
         grid = tuple(made.shape[2:])
         if moves.moves(name, self._nd):
             source: Tensor = args[0] if args else kwargs["input"]
             return self._moved(source, moves.moved(name, args, kwargs, tuple(source.shape[2:]), grid), grid)
+        if not maps:
+            return _Nowhere.APART if _Nowhere.APART in places else _Nowhere.ANYWHERE
         if not moves.keeps(name, args, kwargs, self._axes):
             return _Nowhere.LOST
-        here = [place for tensor, place in zip(before, places, strict=True) if tuple(tensor.shape[2:]) == grid]
-        if set(grid) == {1} or (here and all(place is _Nowhere.ANYWHERE for place in here)):
-            return _Nowhere.ANYWHERE
-        return _together([place for place in here if isinstance(place, Centres)])
+        here = [place for tensor, place in maps if tuple(tensor.shape[2:]) == grid]
+        if not here and all(n in (1, old) for n, old in zip(grid, maps[0][0].shape[2:], strict=True)):
+            return _Nowhere.ANYWHERE  # a mean over an axis
+        return _together(here)
 
     def _moved(self, source: Tensor, moved: Moved, grid: Size) -> Place:
         place = self._place(source)
+        if place is _Nowhere.APART and source.ndim == self._axes:
+            place = self._alone(tuple(source.shape[2:])) or _Nowhere.LOST
         if not isinstance(place, Centres):
             return place
-        if any(old == 1 < new for old, new in zip(source.shape[2:], grid, strict=True)):
+        if set(source.shape[2:]) == {1} and set(grid) != {1}:
             return _Nowhere.ANYWHERE
         return _Nowhere.LOST if moved is None else place.moved(*moved)
 

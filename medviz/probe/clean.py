@@ -92,6 +92,15 @@ class CleanPass:
         rolling = RollingCut(model, self._inputs, self._starts if graph else None)
         return rolling, self._run(graph, rolling)
 
+    def differs(self) -> bool:
+        """Return whether the model, as it is now, says something else of the clean images than in their pass."""
+        if self._done is None:
+            return True
+        output = self._done[0].detach()
+        with torch.no_grad():
+            again = self._runner.run(self._inputs, self._index)
+        return not torch.allclose(again, output, rtol=1e-4, atol=1e-6 * float(output.abs().max()))
+
     def close(self) -> None:
         """Let go of everything, and take the graph off what the model has kept."""
         self._done = None

@@ -9,7 +9,7 @@ import operator
 import random
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from medviz.probe.models import buffers, parameters
-from medviz.probe.snapshot import Containers, Values, by_identity
+from medviz.probe.snapshot import Containers, by_identity
+from medviz.probe.values import Values
 
 _log = logging.getLogger("medviz")
 _PATIENCE = 30.0  # seconds, after which a thread says that it waits
@@ -142,30 +143,36 @@ class State:
     def _get_ready(self, training: Sequence[nn.Module]) -> None:
         """Put into eval mode, by themselves, modules that do more for it than to set a flag.
 
-        Some look up a table then, some add an adapter to a weight: what they do to parameters is put back too.
+        Some look up a table then, some add an adapter to a weight: what they do to parameters of their own, or of the
+        modules right inside, is put back too. A copy of all would take as much memory as the model.
         """
         own = [module for module in training if _has_own_eval(type(module))]
         if not own:
             return
-        self._weights = Values(list(by_identity([p for m in own for p in m.parameters()]).values()))
-        try:
-            with torch.no_grad():
-                for module in own:
+        self._weights = Values(list(by_identity(parameters([*own, *(c for m in own for c in m.children())])).values()))
+        for module in own:
+            try:
+                with torch.no_grad():
                     if module.training:
                         module.eval()
-        except Exception as err:
-            _log.info("a module cannot be put into eval mode by its own method, and only its flag is set: %s", err)
+            except Exception as err:
+                _log.info("a module cannot be put into eval mode by its own method, and only its flag is set: %s", err)
         attributes = Containers(map(vars, self.modules))
         self._ready = attributes, self._values_beside(by_identity(self.parameters), attributes)
 
-    def rewind(self) -> bool:
-        """Put back, for another pass, what passes have left in the model; return whether there was any.
+    def is_left_as_it_was(self) -> bool:
+        """Return whether passes have left nothing in the model."""
+        attributes, values = self._ready
+        return attributes.is_unchanged(_NOT_LEFT_BY_PASSES) and values.is_unchanged()
+
+    def rewind(self) -> None:
+        """Put back, for another pass, what passes have left in the model.
 
         Hooks, sub-modules and training flags stay: they belong to whoever set them.
         """
         attributes, values = self._ready
-        changed = [attributes.rewind(_NOT_LEFT_BY_PASSES), values.restore()]
-        return any(changed)
+        attributes.rewind(_NOT_LEFT_BY_PASSES)
+        values.restore()
 
     def restore(self) -> None:
         self.attributes.restore()
@@ -194,21 +201,27 @@ def _has_own_eval(kind: type[nn.Module]) -> bool:
 class BetweenPasses:
     """Lets every pass begin with the model as it was found, also one that remembers what it has seen.
 
-    Whether it does is looked at after the first two passes: to look costs a few milliseconds, and most models do not.
+    Whether it keeps something is looked at after the first two passes: to look costs a millisecond or a few, and most
+    models do not. What makes no difference, such as a table that is made in the first pass, may stay.
 
     Args:
         state: of the model.
+
+    Attributes:
+        differs: whether the model says something else now of what it was first given.
     """
 
     def __init__(self, state: State) -> None:
+        self.differs: Callable[[], bool] = lambda: True
         self._state = state
         self._passes = 0
-        self._remembers = False
+        self._remembers: bool | None = None
         self._lent = 0
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
         """Leave the model alone during the block: somebody else has it, and may have changed it for a while."""
+        self()
         self._lent += 1
         try:
             yield
@@ -220,11 +233,12 @@ class BetweenPasses:
         if self._lent:
             return
         self._passes += 1
+        if self._remembers is None and self._passes in (2, 3) and not self._state.is_left_as_it_was():
+            self._remembers = self.differs()
+            if self._remembers:
+                _log.info("the model keeps something from pass to pass; each begins as the model was found")
         if self._remembers:
             self._state.rewind()
-        elif self._passes in (2, 3) and self._state.rewind():
-            self._remembers = True
-            _log.info("the model keeps something from pass to pass; each begins as the model was found")
 
 
 def _random_states() -> tuple[Any, Tensor, list[Tensor], Any]:

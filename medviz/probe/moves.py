@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from medviz.incremental import windows
 
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -26,7 +28,9 @@ _KEEPS = {
     *("local_response_norm", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"),
     *("feature_alpha_dropout", "contiguous", "clone", "detach", "data", "to", "float", "half", "bfloat16", "double"),
     *("type", "type_as", "requires_grad", "copy", "as_subclass", "cuda", "cpu", "channel_shuffle"),
-    *("mean", "sum", "amax", "amin", "expand", "expand_as", "repeat"),
+    *("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "expand", "expand_as", "repeat"),
+    *("gt", "lt", "ge", "le", "eq", "ne", "logical_and", "logical_or", "logical_not", "bool", "log1p", "log2", "log10"),
+    *("rpow", "sign", "reciprocal", "floor", "ceil", "round"),
 }
 _JOINS = {"cat", "concat", "concatenate"}
 _PARTS = {"chunk", "split", "tensor_split", "index_select"}
@@ -43,6 +47,29 @@ def name_of(func: Any) -> str:
     name = str(getattr(func, "__name__", ""))
     name = str(getattr(func.__self__, "__name__", name)) if name == "__get__" else name
     return name.strip("_")
+
+
+def is_constant(name: str) -> bool:
+    """Return whether what an operation makes has the size of a map, and nothing of its values."""
+    return name.endswith("_like") or name.startswith("new_")
+
+
+def swaps(name: str, args: Any, axes: int) -> bool:
+    """Return whether an operation puts the spatial axes of a map into another order, the channels staying second."""
+    if name == "mT":
+        return True
+    if name in ("transpose", "swapaxes", "swapdims") and len(args) > 2:
+        return all(isinstance(n, int) and n % axes >= 2 for n in args[1:3])
+    if name == "permute":
+        order = [n % axes for n in (args[1] if isinstance(args[1], tuple | list) else args[1:])]
+        return order[:2] == [0, 1] and order != sorted(order)
+    return False
+
+
+def is_along_channels(index: Any) -> bool:
+    """Return whether an index takes all of each spatial axis."""
+    each = index if isinstance(index, tuple) else (index,)
+    return all(one is Ellipsis or one == slice(None) for one in each[2:]) and not isinstance(each[0], Tensor)
 
 
 def keeps(name: str, args: Any, kwargs: Mapping[str, Any], axes: int) -> bool:
@@ -119,7 +146,7 @@ def _pad(nd: int, args: Any, kwargs: Any, old: Size, new: Size) -> Moved:
 def _resized(nd: int, args: Any, kwargs: Any, old: Size, new: Size) -> Moved:
     """Every cell of the new grid stands for an equal part of the old one, or for one cell of it."""
     given = _bound(_RESIZED, args, kwargs)
-    if given.get("align_corners"):
+    if given.get("align_corners") and min(old) > 1:
         return [0.0] * nd, [(o - 1) / max(1, n - 1) for o, n in zip(old, new, strict=True)]
     times = [o / n for o, n in zip(old, new, strict=True)]
     if given.get("scale_factor") is not None and not given.get("recompute_scale_factor"):
@@ -148,6 +175,7 @@ def _narrow(nd: int, args: Any, kwargs: Any, old: Size, new: Size) -> Moved:
 
 def _piece(nd: int, args: Any, kwargs: Any, old: Size, new: Size) -> Moved:
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    index = (index[0], slice(None), *index[2:]) if len(index) > 1 and isinstance(index[1], list | Tensor) else index
     if any(not isinstance(one, slice) and one is not Ellipsis for one in index):
         return None
     at = index.index(Ellipsis) if Ellipsis in index else len(index)

@@ -59,6 +59,7 @@ class Opened:
             inputs = images.detach().to(runner.device, runner.dtype, copy=True)
             clean = CleanPass(runner, inputs, layers, graph)
             stack.callback(clean.close)
+            between.differs = clean.differs
             batches = Batches(runner, inputs[:1], batch_size, progress)
             passes = CompiledPasses(runner, compiled) if compiled else None
             perturbed = PerturbedPasses(runner, clean, batches, passes, PatchedPasses(runner))

@@ -73,6 +73,8 @@ class RollingCut:
         return hooked([(module, self._watch) for _, module in named if not isinstance(module, torch.jit.ScriptModule)])
 
     def _watch(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
+        if id(module) not in self._names:
+            return None  # a copy that the model has made of one of its modules, with the hook
         name, starts = self._names[id(module)]
         tensor = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
         shape = None if tensor is None else tensor.shape

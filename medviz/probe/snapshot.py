@@ -1,22 +1,18 @@
-"""What containers and tensors hold, kept cheaply: a large network has thousands of both, and few of them change."""
+"""What containers hold, kept cheaply: a large network has thousands of them, and few of them change."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
-import torch
 from torch import Tensor
 
 _CHANGEABLE = (list, set, deque)
 _KINDS = (dict, *_CHANGEABLE, tuple)
-_SMALL = 2**16  # numbers; larger tensors are compared by themselves, for together they would need their size once more
-_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_dtype, _axes, _shape = map(operator.attrgetter, ("dtype", "ndim", "shape"))
-_alike = operator.attrgetter("layout", "dtype", "device", "ndim", "is_nested")
 
 
 class Containers:
@@ -50,51 +46,56 @@ class Containers:
             level, tensors = content.inside()
             self.tensors |= by_identity(tensors)
 
-    def restore(self) -> bool:
-        """Put back what was removed or replaced, and take out what was added; return whether there was any."""
-        changed = []
+    def restore(self) -> None:
+        """Put back what was removed or replaced, and take out what was added."""
         for level, full in self._levels:
             if not _is_full((level, full)):
-                changed.append(True)
-                now = list(filter(None, level))
                 before = set(map(id, full))
-                for container in now:
+                for container in filter(None, level):
                     if id(container) not in before:
                         container.clear()
-        changed += [content.restore() for content in self._kept]
-        return any(changed)
+        for content in self._kept:
+            content.restore()
 
-    def rewind(self, left: Set[str]) -> bool:
-        """As `restore`, but of the outermost dicts the keys `left` stay as they are; return whether there was any."""
-        if all(map(_is_full, self._levels)) and all(content.is_unchanged() for content in self._kept):
-            return False  # quickly said, and mostly so
-        held = self._held()
-        changed, seen = False, set()
-        outermost = {id(container) for container in self._levels[0][0]}
+    def is_unchanged(self, left: Set[str]) -> bool:
+        """Return whether all is as it was, but for the keys `left` of the outermost dicts."""
+        quickly = all(map(_is_full, self._levels)) and all(content.is_unchanged() for content in self._kept)
+        return quickly or not any(True for _ in self._differing(left))
+
+    def rewind(self, left: Set[str]) -> None:
+        """As `restore`, but of the outermost dicts the keys `left` stay as they are."""
+        for container, before in list(self._differing(left)):
+            if id(container) in self._outermost:  # others may be reading it
+                for key in container.keys() - before.keys() - left:
+                    del container[key]
+                container.update(before)
+            else:
+                _fill(container, before)
+
+    @functools.cached_property
+    def _outermost(self) -> set[int]:
+        return set(map(id, self._levels[0][0]))
+
+    @functools.cached_property
+    def _held(self) -> dict[int, Any]:
+        """What each container held that was not empty, by its identity."""
+        return {key: held for content in self._kept for key, held in content.held()}
+
+    def _differing(self, left: Set[str]) -> Iterator[tuple[Any, Any]]:
+        """Yield the containers that do not hold what they held, and that; of the outermost without the keys `left`."""
+        seen: set[int] = set()
         waiting = list(self._levels[0][0])
         while waiting:
             container = waiting.pop()
             if id(container) in seen:
                 continue
             seen.add(id(container))
-            before = held.get(id(container), ())
-            if id(container) in outermost:
-                before = {key: value for key, value in dict(before).items() if key not in left}
-                now = {key: value for key, value in container.items() if key not in left}
-                if not (_same(now, before) and _same(now.values(), before.values()) and len(now) == len(before)):
-                    changed = True
-                    for key in now.keys() - before.keys():
-                        del container[key]
-                    container.update(before)
-            elif _differs(container, before):
-                changed = True
-                _fill(container, before)
+            before, now = self._held.get(id(container), ()), container
+            if id(container) in self._outermost:
+                before, now = ({k: v for k, v in d.items() if k not in left} for d in (dict(before), container))
+            if _differs(now, before):
+                yield container, before
             waiting += _Types(_KINDS).among(list(before.values() if isinstance(before, dict) else before))
-        return changed
-
-    def _held(self) -> dict[int, Any]:
-        """Return what each container held that was not empty, by its identity."""
-        return {key: held for content in self._kept for key, held in content.held()}
 
 
 class _Content:
@@ -121,14 +122,13 @@ class _Content:
         chain = itertools.chain.from_iterable
         return chain(self._dicts), chain(map(self._values_of, self._dicts)), chain(self._others)
 
-    def restore(self) -> bool:
-        """Write to the containers that do not hold the same objects in the same order as before; return whether any."""
+    def restore(self) -> None:
+        """Write to the containers that do not hold the same objects in the same order as before."""
         if self.is_unchanged():
-            return False
+            return
         for container, (_, before) in zip((*self._dicts, *self._others), self.held(), strict=False):
             if _differs(container, before):
                 _fill(container, before)
-        return True
 
     def held(self) -> Iterator[tuple[int, Any]]:
         """Yield what each held, with its identity: dicts, then lists and the like, then tuples."""
@@ -194,99 +194,3 @@ def _same(a: Iterable[Any], b: Iterable[Any]) -> bool:
     By identity, for they may be tensors.
     """
     return all(map(operator.is_, a, b))
-
-
-class Values:
-    """The values of tensors. What did not change is not written to.
-
-    A copy onto itself would break a `loss.backward()` that the caller has still to run. Small tensors are copied and
-    compared together: one by one, a GPU would have to be waited for hundreds of times.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        groups: dict[Any, list[Tensor]] = defaultdict(list)
-        for tensor, alike, size in zip(tensors, map(_alike, tensors), map(Tensor.numel, tensors), strict=True):
-            alone = type(tensor) is not Tensor or tensor.layout != torch.strided or size > _SMALL
-            groups[id(tensor) if alone else alike].append(tensor)
-        self._kept: list[_Together | _Alone] = []
-        for group in groups.values():
-            first = group[0]
-            if first.is_meta:
-                continue  # it has no values
-            if len(group) == 1 or first.is_nested or first.is_quantized:
-                self._kept += map(_Alone, group)
-            else:
-                self._kept.append(_Together(group))
-
-    def restore(self) -> bool:
-        """Put back the values of the tensors that have changed; return whether any has."""
-        changed = [kept.restore() for kept in self._kept]  # all of them, before it is asked whether any
-        return any(changed)
-
-
-class _Together:
-    """Several plain tensors of one type and number of axes."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self._tensors, self._before = tensors, _joined(tensors)
-        self._dtype, self._axes = tensors[0].dtype, tensors[0].ndim
-        self._sizes = self._now()
-
-    def _now(self) -> list[Any]:
-        """The size of each; with one axis or none, the number of values says it, in a tenth of the time."""
-        return list(map(Tensor.numel if self._axes < 2 else _shape, self._tensors))
-
-    def restore(self) -> bool:
-        alike = set(map(_dtype, self._tensors)) == {self._dtype} and set(map(_axes, self._tensors)) == {self._axes}
-        if alike and self._now() == self._sizes and torch.equal(_bits(_joined(self._tensors)), _bits(self._before)):
-            return False
-        shapes = [torch.Size([size] * self._axes) if self._axes < 2 else size for size in self._sizes]
-        values = torch.split(self._before.view(-1), [shape.numel() for shape in shapes])
-        each = zip(self._tensors, values, shapes, strict=True)
-        changed = [_put_back(tensor, value.view(shape)) for tensor, value, shape in each]
-        return any(changed)
-
-
-class _Alone:
-    """A large tensor, or one of another kind."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        with torch.no_grad():
-            self._tensor, self._before = tensor, tensor.clone()
-
-    def restore(self) -> bool:
-        return _put_back(self._tensor, self._before)
-
-
-@torch.no_grad()
-def _joined(tensors: list[Tensor]) -> Tensor:
-    if tensors[0].ndim == 0:
-        return torch.stack(tensors)
-    return torch.cat(tensors if tensors[0].ndim == 1 else [tensor.reshape(-1) for tensor in tensors])
-
-
-def _put_back(tensor: Tensor, value: Tensor) -> bool:
-    if tensor.dtype != value.dtype or not (value.is_nested or tensor.shape == value.shape):
-        tensor.data = value.clone()
-    elif not all(map(torch.equal, _parts(tensor), _parts(value))):
-        with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-            (tensor if tensor.is_sparse else tensor.data).copy_(value)  # `data` of a sparse tensor is a copy
-    else:
-        return False
-    return True
-
-
-def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return what can be compared: `torch.equal` takes no sparse tensor, such as a graph network's neighbours."""
-    if tensor.is_nested:
-        return tuple(map(_bits, tensor.unbind()))
-    if tensor.layout == torch.sparse_coo:
-        return tensor._indices(), _bits(tensor._values())
-    return (_bits(tensor if tensor.layout == torch.strided else tensor.to_dense()),)
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """Return numbers as the integers of their bits: NaN equals itself then, and float8 can be compared."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.resolve_neg().view(_SAME_SIZE[tensor.element_size()]) if tensor.is_floating_point() else tensor
