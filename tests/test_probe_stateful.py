@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
+import weakref
 from typing import Any
 
 import pytest
@@ -256,3 +258,20 @@ def test_what_the_caller_does_inside_of_a_block_stays() -> None:
         handle.remove()
     assert all(torch.equal(one, changed[0]) and not torch.equal(one, clean) for one in changed)
     assert type(model.stem[2]) is nn.ReLU
+
+
+@pytest.mark.parametrize("layers", [[], ["deep"], [None]])
+def test_nothing_waits_for_the_garbage_collector(layers: list[Any]) -> None:
+    model, image = Classifier(2), images(1, 2, 9, 8)
+    gc.collect()
+    gc.disable()
+    try:
+        with medviz.Probe(model, image, layers=layers) as probe:
+            probe.forward(image)
+            held = [weakref.ref(tensor) for tensor in (probe.inputs, probe.output)]
+            if layers:
+                held.append(weakref.ref(probe.gradient(layers[0], 1)))
+        del probe
+        assert [one() for one in held] == [None] * len(held)
+    finally:
+        gc.enable()

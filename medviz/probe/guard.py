@@ -212,11 +212,15 @@ class BetweenPasses:
     """
 
     def __init__(self, state: State) -> None:
-        self.differs: Callable[[], bool] = lambda: True
+        self.differs: Callable[[], bool] = _always
         self._state = state
         self._passes = 0
         self._remembers: bool | None = None
         self._lent = 0
+
+    def close(self) -> None:
+        """Let go of who knows: else both would hold each other, and tensors wait for the garbage collector."""
+        self.differs = _always
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
@@ -239,6 +243,10 @@ class BetweenPasses:
                 _log.info("the model keeps something from pass to pass; each begins as the model was found")
         if self._remembers:
             self._state.rewind()
+
+
+def _always() -> bool:
+    return True
 
 
 def _random_states() -> tuple[Any, Tensor, list[Tensor], Any]:

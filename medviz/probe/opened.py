@@ -60,6 +60,7 @@ class Opened:
             clean = CleanPass(runner, inputs, layers, graph)
             stack.callback(clean.close)
             between.differs = clean.differs
+            stack.callback(between.close)
             batches = Batches(runner, inputs[:1], batch_size, progress)
             passes = CompiledPasses(runner, compiled) if compiled else None
             perturbed = PerturbedPasses(runner, clean, batches, passes, PatchedPasses(runner))
