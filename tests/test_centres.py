@@ -190,7 +190,7 @@ TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda x: x.transpose(2, 3),
     "permuted": lambda x: x.permute(0, 1, 3, 2),
     "not torch's own": lambda x: torch.from_numpy(np.roll(x.numpy(), 3, axis=2)),
-    "set": lambda x: _set(x),
+    "set": _set,
     "two places": lambda x: x[:, :, :12] + x[:, :, 4:],
     "nearest, not whole": lambda x: F.interpolate(x, (11, 11)),
 }

@@ -89,12 +89,16 @@ def moved(name: str, args: Any, kwargs: Mapping[str, Any], old: Size, new: Size)
         KeyError: it is none that is known to move them.
     """
     nd = len(old)
-    return _MOVES[name.removesuffix("_with_indices").replace(f"{nd}d", "")](nd, args, kwargs, old, new)
+    return _MOVES[_kind(name, nd)](nd, args, kwargs, old, new)
 
 
 def moves(name: str, nd: int) -> bool:
     """Return whether an operation is known to move voxels."""
-    return name.removesuffix("_with_indices").replace(f"{nd}d", "") in _MOVES
+    return _kind(name, nd) in _MOVES
+
+
+def _kind(name: str, nd: int) -> str:
+    return name.removesuffix("_with_indices").replace(f"{nd}d", "")
 
 
 def _bound(names: Sequence[str], args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
