@@ -25,7 +25,7 @@ _log = logging.getLogger("medviz")
 _PATIENCE = 30.0  # seconds, after which a thread says that it waits
 _turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
 _making_turns = threading.Lock()
-_flags = operator.attrgetter("requires_grad", "grad")
+_wanted, _grad = map(operator.attrgetter, ("requires_grad", "grad"))
 _NOT_LEFT_BY_PASSES = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_non_persistent_buffers_set"}
 
 
@@ -119,7 +119,9 @@ class State:
         self.modules, self.training = found, [module.training for module in found]
         self.attributes = Containers(map(vars, found))
         held = by_identity(parameters(found))
-        self.parameters, self.flags = list(held.values()), list(map(_flags, held.values()))
+        self.parameters = list(held.values())
+        # no pairs: hundreds of small objects wake the garbage collector
+        self.wanted, self.grads = (list(map(asked, self.parameters)) for asked in (_wanted, _grad))
         self.values = self._values_beside(held, self.attributes)
         self.random = _random_states()
         self._weights: Values | None = None
@@ -134,7 +136,7 @@ class State:
         for module in self.modules:
             if module.training:
                 module.training = False
-        for parameter, (wanted, grad) in zip(self.parameters, self.flags, strict=True):
+        for parameter, wanted, grad in zip(self.parameters, self.wanted, self.grads, strict=True):
             if wanted and not parameter.is_inference():  # one made in inference mode keeps its flag for ever
                 parameter.requires_grad_(False)
             if grad is not None:
@@ -181,7 +183,7 @@ class State:
                 module.training = training
         if self._weights is not None:
             self._weights.restore()
-        for parameter, (wanted, grad) in zip(self.parameters, self.flags, strict=True):
+        for parameter, wanted, grad in zip(self.parameters, self.wanted, self.grads, strict=True):
             if parameter.requires_grad != wanted:
                 parameter.requires_grad_(wanted)
             if parameter.grad is not grad:
