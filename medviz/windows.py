@@ -77,8 +77,8 @@ class Windows:
         Returns:
             `(N, *S)`, float64; NaN where there is no window.
         """
-        values = values.double().cpu()
-        weight = weight.double().cpu().clamp(min=float(weight.max()) * _LEAST)
+        values = values.cpu().double()
+        weight = weight.cpu().double().clamp(min=float(weight.max()) * _LEAST)
         means = values.new_zeros((values.shape[1], *self.shape))
         for total, column in zip(means, values.T, strict=True):
             self._add(total, column, weight)

@@ -1,6 +1,22 @@
-"""Only what has to happen before torch is imported."""
+"""What has to happen before torch is imported, and the device that is only there for the tests that name it."""
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with several threads each would fight for the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _faraway(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the device of `faraway` exist for a test that has it as its parameter."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    if parameters.get("device") != "faraway":
+        yield
+        return
+    import faraway
+
+    with faraway.there():
+        yield

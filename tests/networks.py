@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import faraway
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,8 +16,10 @@ OURS = [entry for entry in registry.entries("explainers") if entry.package == "m
 LAYERED = [entry.name for entry in OURS if entry.load().needs_layer]  # type: ignore[attr-defined]
 GRADIENT = [entry.name for entry in OURS if entry.load().needs_gradient]  # type: ignore[attr-defined]
 
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}  # of the maximum; on CUDA with TF32 off, its kernels differ by batch size
+REAL = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = [*REAL, *faraway.DEVICES]
+# of the maximum; on CUDA with TF32 off, its kernels differ by batch size
+TOLERANCE = {"cuda": 1e-4} | dict.fromkeys(["cpu", *faraway.DEVICES], 1e-5)
 
 
 def explain(name: str, model: nn.Module, image: Any, target: Any = None, **parameters: Any) -> medviz.Attribution:

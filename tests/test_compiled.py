@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from networks import DEVICES
 from torch import Tensor, nn
 
 import medviz
 
 # torch warns of its own parts when it compiles for the first time
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 IMAGE = torch.rand(2, 1, 12, 13, generator=torch.Generator().manual_seed(0))
 METHODS = ["rise:n_masks=13,cells=3,seed=0", "occlusion:mask_size=5,overlap=0.5,incremental=False"]
 

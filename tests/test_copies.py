@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from networks import DEVICES
+from networks import REAL
 from torch import Tensor
 
 from medviz.probe.copies import copy_on_write
@@ -58,7 +58,7 @@ def test_a_write_to_the_tensor_leaves_the_copy_alone(write: str) -> None:
     assert torch.equal(copy, torch.arange(6.0))
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", REAL)
 def test_the_memory_is_shared_until_then(device: str) -> None:
     tensor = torch.ones(4, device=device)
     copy = copy_on_write(tensor)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import DEVICES
 from torch import Tensor, nn
 
 import medviz
@@ -20,8 +21,6 @@ from medviz.explainers.occlusion import Occlusion
 from medviz.incremental import Incremental
 from medviz.incremental.boxes import Box
 from medviz.probe import perturbed
-
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from helpers_copying import WAYS, copied
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import DEVICES, seeded
+from networks import REAL, seeded
 from torch import Tensor, nn
 
 from medviz.incremental import Incremental
@@ -147,7 +147,7 @@ def test_any_network(by_index: bool, seed: int, nd: int, operations: int) -> Non
     corners = torch.tensor([[0] * nd, last, *([rng.randint(0, n) for n in last] for _ in range(3))])
     with torch.no_grad():
         network = seeded(Drawn(rng, torch.rand(1, 2, *size), operations)).double()
-        for device in DEVICES:
+        for device in REAL:
             image = torch.rand(1, 2, *size).double().to(device)
             patches = torch.rand(len(corners), 2, *mask).double().to(device)
             copies = Box(image, patches, corners.tolist()).whole()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Classifier, images
+from networks import DEVICES, Classifier, images
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,8 +20,6 @@ import medviz
 from medviz import per_image
 from medviz.model_arguments import ModelArguments
 from medviz.probe import batching, clean
-
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 class Net(nn.Module):

@@ -275,3 +275,30 @@ def test_nothing_waits_for_the_garbage_collector(layers: list[Any]) -> None:
         assert [one() for one in held] == [None] * len(held)
     finally:
         gc.enable()
+
+
+class Averaged(nn.Module):
+    """Writes what has a graph into a buffer, and into a tensor that it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+        self.register_buffer("mean", torch.zeros(()))
+        self.kept = [torch.zeros(2, 4)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean += x.mean()
+        features = self.layer(x).relu().mean((2, 3))
+        self.kept[0][:1] = features[:1]
+        out: Tensor = self.fc(features) + self.mean
+        return out
+
+
+@pytest.mark.parametrize("method", ["gradcam", "vanillagrad", "smoothgrad:n_samples=5,seed=0", "integratedgradients"])
+def test_what_is_kept_is_in_no_graph_afterwards(method: str) -> None:
+    model = Averaged()
+    medviz.explain(model, torch.rand(2, 1, 8, 8), f"medviz-xai/{method}", 1, batch_size=2)
+    for tensor in (model.mean, model.kept[0]):
+        assert not tensor.requires_grad
+        assert tensor.grad_fn is None
+        assert not tensor.any()

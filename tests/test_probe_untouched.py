@@ -22,8 +22,6 @@ import medviz
 from medviz.probe import guard
 from medviz.probe.guard import interrupts_deferred, untouched
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
 
 class Busy(nn.Module):
     """A network that changes whatever a network can change while it runs."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import DEVICES, Classifier, UNet, check_close, explain, images
 from torch import Tensor, nn
 
@@ -26,11 +27,11 @@ class Corner(nn.Module):
         return x[self.corner].flatten(1).mean(1, keepdim=True)
 
 
-def masks(shape: tuple[int, ...], **parameters: Any) -> Tensor:
+def masks(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, **parameters: Any) -> Tensor:
     """The masks `(n, *S)` that an image of `shape` is seen through."""
     rise = RISE(**parameters)
-    masked = _Masked(rise, torch.zeros(1, *shape), parameters.get("seed", 0))
-    return torch.stack([masked.mask(i)[0] for i in range(rise.n_masks)])
+    masked = _Masked(rise, torch.zeros(1, *shape, dtype=dtype), parameters.get("seed", 0))
+    return masked.masks(slice(0, rise.n_masks))[:, 0]
 
 
 @pytest.mark.parametrize("shape", [(14, 14), (9, 13), (8, 9, 7), (3, 2), (1, 5)])
@@ -60,7 +61,7 @@ def test_the_sum_written_out(ndim: int, fill: float) -> None:
     got = explain("rise", model, image, torch.tensor([2, 0]), n_masks=12, cells=3, keep=0.4, fill=fill, seed=3)
     assert got.signed
     assert got.values.shape == (2, 1, *size)
-    made = masks(size, n_masks=12, cells=3, keep=0.4, seed=3).double()
+    made = masks(size, torch.float64, n_masks=12, cells=3, keep=0.4, seed=3)
     for i, c in enumerate((2, 0)):
         with torch.no_grad():
             scores = torch.stack([model((m * image[i] + (1 - m) * fill)[None])[0, c] for m in made])
@@ -133,3 +134,17 @@ def test_small_differences_of_scores_count_in_half_precision() -> None:
     full = medviz.explain(Small().float(), image, "rise:n_masks=64,cells=3,seed=0", 0)
     assert full.values.abs().max() > 0
     torch.testing.assert_close(half.values, full.values, rtol=1e-2, atol=1e-2 * float(full.values.abs().max()))
+
+
+@pytest.mark.parametrize("shape", [(20, 23), (9, 8, 11)])
+def test_masks_are_grids_enlarged_as_pytorch_does_and_shifted(shape: tuple[int, ...]) -> None:
+    made = masks(shape, torch.float64, n_masks=30, cells=3, seed=5)
+    edges = [-(-extent // 3) for extent in shape]
+    for i, mask in enumerate(made):
+        source = torch.Generator().manual_seed(5 * 1_000_003 + i)
+        grid = (torch.rand([4] * len(shape), generator=source) < 0.5).double()
+        shift = [int(torch.randint(edge, (), generator=source)) for edge in edges]
+        mode = "bilinear" if len(shape) == 2 else "trilinear"
+        large = F.interpolate(grid[None, None], size=[edge * 4 for edge in edges], mode=mode)[0, 0]
+        part = large[tuple(slice(first, first + extent) for first, extent in zip(shift, shape, strict=True))]
+        torch.testing.assert_close(mask, part, rtol=0, atol=1e-12)

@@ -11,6 +11,7 @@ from torch import Tensor
 from medviz.explainers.layered import LayerExplainer
 from medviz.hookspecs import hookimpl
 from medviz.probe import Probe
+from medviz.probe.gradients import precise
 
 
 @attrs.frozen(eq=False)
@@ -31,7 +32,7 @@ class EigenCAM(LayerExplainer):
 
 
 def _project(activation: Tensor) -> Tensor:
-    voxels = activation.flatten(2).double()  # (B, K, V)
+    voxels = precise(activation.flatten(2))  # (B, K, V)
     if voxels.shape[1] <= voxels.shape[2]:  # the smaller of the two Gram matrices has the same first component
         vector = torch.linalg.eigh(voxels @ voxels.mT)[1][:, None, :, -1]  # (B, 1, K)
         projection = (vector @ voxels)[:, 0]
@@ -40,5 +41,5 @@ def _project(activation: Tensor) -> Tensor:
         projection = values[:, -1:].clamp(min=0).sqrt() * vectors[:, :, -1]
     sign = torch.where(projection.sum(1) < 0, -1, 1)
     grid = (sign[:, None] * projection).relu().reshape(len(voxels), *activation.shape[2:])
-    cam: Tensor = grid[:, None].to(activation.dtype)
+    cam: Tensor = grid[:, None].to(activation)
     return cam

@@ -13,7 +13,7 @@ from torch import Tensor
 from medviz.explainers.sampling import copies
 from medviz.hookspecs import Explainer, hookimpl
 from medviz.probe import Probe
-from medviz.probe.gradients import wide
+from medviz.probe.gradients import precise, wide
 from medviz.targets import FixedTarget
 from medviz.validators import number, whole
 
@@ -66,9 +66,9 @@ class IntegratedGradients(Explainer):
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:
         images = wide(probe.inputs)
         start = self._start(images)
-        clean, empty = probe.scores(target).double(), probe.scores_of(target, start).double()
-        values = torch.zeros_like(images, dtype=torch.float64)
-        left, steps = torch.arange(len(images), device=images.device), self.steps
+        clean, empty = precise(probe.scores(target)), precise(probe.scores_of(target, start))
+        values = precise(torch.zeros_like(images))
+        left, steps = torch.arange(len(images), device=values.device), self.steps
         while True:
             values[left] = _integral(probe, target, start[left], left, steps)
             left = self._missing(values, clean, empty)
@@ -111,13 +111,13 @@ def _integral(probe: Probe, target: FixedTarget, start: Tensor, images: Tensor, 
         steps: on the way.
     """
     end = wide(probe.inputs)[images]
-    points, weights = (torch.from_numpy(a).to(end.device) for a in np.polynomial.legendre.leggauss(steps))
-    total = torch.zeros_like(end, dtype=torch.float64)
+    points, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(steps))
+    total = precise(torch.zeros_like(end))
     done = 0
     for count in copies(probe, steps, graph=True):
         way = ((points[done : done + count] + 1) / 2).to(end).reshape(-1, *[1] * end.ndim)
         rows = (start + way * (end - start)).flatten(0, 1)
-        gradients = probe.input_gradient(target, rows, images.repeat(count)).reshape(count, *end.shape).double()
-        total += torch.einsum("n,n...->...", weights[done : done + count] / 2, gradients)
+        gradients = precise(probe.input_gradient(target, rows, images.repeat(count))).reshape(count, *end.shape)
+        total += torch.einsum("n,n...->...", weights[done : done + count].to(total.device) / 2, gradients)
         done += count
-    return (end - start) * total
+    return precise(end - start) * total

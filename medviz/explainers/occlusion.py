@@ -193,18 +193,18 @@ class Occlusion(Explainer):
         self, probe: Probe, target: FixedTarget, grid: Grid, weight: Tensor, image: int, channel: int | None
     ) -> Refinement:
         """The map of one image and channel; whole outputs would be too large to keep, so their scores are."""
-        clean = probe.scores(target)[image].double()
+        clean = probe.scores(target)[image].cpu().double()
         if probe.output.ndim > 2:
 
             def run(windows: Windows) -> Tensor:
                 rows = Occluded(self.occluder, probe.inputs, windows, image, channel, probe.wrappers)
                 return self._run(probe, rows, target)
 
-            return Refinement(Answers(grid, run), lambda scores: (clean - scores.double()).cpu(), weight, self.refine)
+            return Refinement(Answers(grid, run), lambda scores: clean - scores.cpu().double(), weight, self.refine)
 
         def falls(outputs: Tensor) -> Tensor:
             index = torch.full((len(outputs),), image, device="cpu")
-            return (clean - probe.scores(target, outputs, index).double()).cpu()
+            return clean - probe.scores(target, outputs, index).cpu().double()
 
         return Refinement(self._answers(probe, grid, image, channel), falls, weight, self.refine)
 

@@ -6,15 +6,14 @@ from typing import ClassVar
 
 import attrs
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medviz.explainers.sampling import drawn, generator, seed_field
 from medviz.hookspecs import Explainer, hookimpl
 from medviz.probe import Probe
+from medviz.probe.gradients import precise, wide
 from medviz.targets import FixedTarget
 from medviz.validators import number, whole
-from medviz.windows import cut_out
 
 
 @attrs.frozen(eq=False)
@@ -53,10 +52,13 @@ class RISE(Explainer):
         """Return the map `(1, *S)` of one image."""
         masked = _Masked(self, probe.inputs[image], seed)
         index = torch.full((self.n_masks,), image, device=probe.inputs.device)
-        scores = probe.scores_of(target, masked, index).double() - probe.scores(target)[image].double()
-        total = torch.zeros_like(probe.inputs[image, :1], dtype=torch.float64)
-        for i, above in enumerate(scores - scores.mean()):
-            total += above * masked.mask(i).double()
+        scores = precise(probe.scores_of(target, masked, index)) - precise(probe.scores(target)[image])
+        above = scores - scores.mean()
+        total = precise(torch.zeros_like(probe.inputs[image, :1]))
+        at_once = probe.rows_at_once()
+        for rows in (slice(start, start + at_once) for start in range(0, self.n_masks, at_once)):
+            masks = masked.masks(rows)
+            total += torch.tensordot(above[rows].to(masks), masks, 1).to(total.device)
         return total / (self.n_masks * self.keep)
 
 
@@ -72,17 +74,26 @@ class _Masked:
         return self.config.n_masks
 
     def __getitem__(self, rows: slice) -> Tensor:
-        masks = torch.stack([self.mask(i) for i in range(rows.start, rows.stop)])
+        masks = self.masks(rows).to(self.image.dtype)
         return masks * self.image + (1 - masks) * self.config.fill
 
-    def mask(self, i: int) -> Tensor:
-        """Return mask `i` `(1, *S)` in [0, 1]: a random grid, enlarged linearly and shifted by less than a cell."""
+    def masks(self, rows: slice) -> Tensor:
+        """Return masks `(m, 1, *S)` in [0, 1]: random grids, enlarged linearly and shifted by less than a cell.
+
+        Only the small grids are drawn on the CPU.
+        """
         shape, cells = self.image.shape[1:], self.config.cells
-        source = generator(self.seed * 1_000_003 + i)
-        drawn = torch.rand([cells + 1] * len(shape), generator=source, dtype=torch.float32, device="cpu")
-        grid = (drawn < self.config.keep).float()
         edges = [-(-extent // cells) for extent in shape]
-        mode = "bilinear" if len(shape) == 2 else "trilinear"
-        large = F.interpolate(grid[None, None], size=[edge * (cells + 1) for edge in edges], mode=mode)[0]
-        shift = [int(torch.randint(edge, (), generator=source, device="cpu")) for edge in edges]
-        return cut_out(large, torch.tensor([shift], device="cpu"), shape)[0].to(self.image)
+        grids, shifts = [], []
+        for i in range(*rows.indices(len(self))):
+            source = generator(self.seed * 1_000_003 + i)
+            grids.append(torch.rand([cells + 1] * len(shape), generator=source, dtype=torch.float32, device="cpu"))
+            shifts.append([int(torch.randint(edge, (), generator=source, device="cpu")) for edge in edges])
+        masks = wide((torch.stack(grids) < self.config.keep).to(self.image))  # (m, *cells + 1)
+        for extent, edge, shift in zip(shape, edges, torch.tensor(shifts, device="cpu").T, strict=True):
+            voxels = torch.arange(extent, dtype=torch.float64, device="cpu")
+            places = ((voxels + shift[:, None] + 0.5) / edge - 0.5).clamp(0, cells)  # of each voxel, in cells
+            share = 1 - (places[..., None] - torch.arange(cells + 1, device="cpu")).abs()
+            share = share.clamp(min=0).to(masks)  # that each cell has in each voxel, (m, extent, cells + 1)
+            masks = torch.einsum("ma...,mxa->m...x", masks, share)  # the axis comes back as the last: all take turns
+        return masks[:, None]

@@ -11,6 +11,7 @@ from torch import Tensor
 from medviz.explainers.sampling import copies, generator, noisy, seed_field
 from medviz.hookspecs import Explainer
 from medviz.probe import Probe
+from medviz.probe.gradients import precise
 from medviz.probe.probe import Rule
 from medviz.targets import FixedTarget
 from medviz.validators import number, one_of, whole
@@ -45,10 +46,10 @@ class SmoothExplainer(Explainer):
     def smooth(self, probe: Probe, target: FixedTarget, rule: Rule | None = None) -> Tensor:
         """Return the statistic `(B, C, *S)` of the gradients of noisy copies, taken under `rule`."""
         source = generator(self.seed)
-        mean = squares = torch.zeros_like(probe.inputs, dtype=torch.float64)
+        mean = squares = precise(torch.zeros_like(probe.inputs))
         for count in copies(probe, self.n_samples, graph=True):
             rows, index = noisy(probe, count, self.stdev_spread, source)
-            gradients = probe.input_gradient(target, rows, index, rule).reshape(count, *mean.shape).double()
+            gradients = precise(probe.input_gradient(target, rows, index, rule)).reshape(count, *mean.shape)
             mean = mean + gradients.sum(0) / self.n_samples
             squares = squares + gradients.square().sum(0) / self.n_samples
         if self.statistic == "mean":

@@ -166,7 +166,7 @@ class CleanPass:
             scores = target.score(wide(output), self._index)
             half = self._runner.is_half(output, *cut.tensors.values())
             try:
-                with cut.hooks_again(everywhere=any(t.is_cuda for t in (output, *cut.tensors.values()))):
+                with cut.hooks_again(everywhere=any(t.device.type != "cpu" for t in (output, *cut.tensors.values()))):
                     found = gradients(scores, edges, half) if scores.requires_grad else [None] * len(edges)
             except CheckpointError:
                 if self._named:

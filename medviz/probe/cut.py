@@ -46,7 +46,7 @@ class Cut:
         """Cut as before during the block, a backward pass: a checkpoint runs its part of the model once more.
 
         Args:
-            everywhere: in whatever thread: a backward pass on a GPU runs in threads of its own.
+            everywhere: in whatever thread: the backward pass of another device than the CPU runs in threads of its own.
         """
         return hooked([(module, self._hook(name, again=True)) for name, module in self.layers.items()], everywhere)
 

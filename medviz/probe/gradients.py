@@ -1,7 +1,8 @@
-"""Gradients of scores, safe from the small range of float16."""
+"""Gradients of scores, safe from the small range of float16, and numbers of the precision that sums need."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,20 @@ _SCALES = (15, 10, 5, 0, -5, -10)
 def wide(tensor: Tensor) -> Tensor:
     """Return `tensor` in float32, or as it is where it is float64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """Return `tensor` in float64: on its device or, where that has no such numbers (Apple's GPUs), on the CPU."""
+    return (tensor if _has_float64(tensor.device) else tensor.cpu()).double()
+
+
+@functools.cache
+def _has_float64(device: torch.device) -> bool:
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 def gradients(scores: Tensor, tensors: Sequence[Tensor] | Sequence[GradientEdge], half: bool) -> list[Tensor | None]:

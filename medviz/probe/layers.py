@@ -116,7 +116,7 @@ def hooked(hooks: Sequence[tuple[nn.Module, Hook]], everywhere: bool = False) ->
     Args:
         hooks: the modules and their hooks.
         everywhere: also where another thread calls the module. Another thread may be using the model for something
-            else; but on a GPU, the backward pass runs in threads of its own.
+            else; but elsewhere than on a CPU, the backward pass runs in threads of its own.
     """
     here = threading.get_ident()
 

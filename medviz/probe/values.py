@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,18 +13,19 @@ from torch import Tensor
 
 _SMALL = 2**16  # numbers; larger tensors are compared by themselves, for together they would need their size once more
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_dtype, _axes, _shape = map(operator.attrgetter, ("dtype", "ndim", "shape"))
+_dtype, _axes, _shape, _requires_grad = map(operator.attrgetter, ("dtype", "ndim", "shape", "requires_grad"))
 _alike = operator.attrgetter("layout", "dtype", "device", "ndim", "is_nested")
 
 
 class Values:
-    """The values of tensors. What did not change is not written to.
+    """The values of tensors, and that they are in no graph. What did not change is not written to.
 
     A copy onto itself would break a `loss.backward()` that the caller has still to run. Small tensors are copied and
     compared together: one by one, a GPU would have to be waited for hundreds of times.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._without_graph = list(itertools.filterfalse(_requires_grad, tensors))
         groups: dict[Any, list[Tensor]] = defaultdict(list)
         for tensor, alike, size in zip(tensors, map(_alike, tensors), map(Tensor.numel, tensors), strict=True):
             alone = type(tensor) is not Tensor or tensor.layout != torch.strided or size > _SMALL
@@ -39,7 +41,10 @@ class Values:
                 self._kept.append(_Together(group))
 
     def restore(self) -> None:
-        """Put back the values of the tensors that have changed."""
+        """Put back the values of the tensors that have changed, and let go of a graph that they came into."""
+        for tensor in filter(_requires_grad, self._without_graph):
+            if not tensor._is_view():  # torch cannot detach one
+                tensor.detach_()
         for kept in self._kept:
             kept.restore()
 

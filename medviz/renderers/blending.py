@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medviz.probe.gradients import precise
 from medviz.renderers.colour import colour, colour_labels, colour_table, is_integer
 
 if TYPE_CHECKING:
@@ -103,16 +104,17 @@ def _scaling(x: Tensor, name: str, rescale: bool, include_zero: bool = False) ->
     if include_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
     span = high - low if high > low else torch.ones_like(low)
-    return lambda values: values.to(low.dtype).sub(low).div_(span).float()
+    widened = precise if low.dtype == torch.float64 else Tensor.float
+    return lambda values: widened(values).sub(low).div_(span).float().to(values.device)
 
 
 def _bounds(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Return the smallest and the largest value, in the type that values are scaled in: float32, or float64."""
-    low, high = _ends(x.double() if x.dtype in _WITHOUT_ORDER else x)
+    low, high = _ends(precise(x) if x.dtype in _WITHOUT_ORDER else x)
     if not (torch.isfinite(low) and torch.isfinite(high)):
         raise ValueError(f"`{name}` holds {int((~torch.isfinite(x)).sum())} values that are NaN or infinite.")
     narrow = x.is_floating_point() and x.dtype != torch.float64 and torch.isfinite(high.float() - low.float())
-    return (low.float(), high.float()) if narrow else (low.double(), high.double())
+    return (low.float(), high.float()) if narrow else (precise(low), precise(high))
 
 
 def _ends(x: Tensor) -> tuple[Tensor, Tensor]:
