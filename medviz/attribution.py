@@ -17,6 +17,7 @@ from torch import Tensor
 from medviz.files import atomic
 from medviz.image import as_affine, spacing_of
 from medviz.targets import named
+from medviz.tensors import numpy_of
 
 _FORMAT = 1
 _SHOWN = 4  # images of a batch in a notebook
@@ -143,7 +144,7 @@ class Attribution:
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write everything into a compressed `.npz` without pickled objects; `Attribution.load` reads it back."""
         held = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
-        arrays = {name: _as_array(value) for name, value in held.items()}
+        arrays = {name: numpy_of(value) if isinstance(value, Tensor) else value for name, value in held.items()}
         meta = {
             "format": _FORMAT,
             **{n: getattr(self, n) for n in ("signed", "target", "classes", "scores", "index", "provenance")},
@@ -194,15 +195,6 @@ class Attribution:
         ]
         frames = [np.pad(one.frames, around) for one, around in zip(drawn, room, strict=True)]
         return Rendering(np.concatenate(frames))._repr_png_()
-
-
-def _as_array(value: Tensor | np.ndarray) -> np.ndarray:
-    """NumPy knows no bfloat16; float32 holds each of its numbers."""
-    if not isinstance(value, Tensor):
-        return value
-    value = value.detach().cpu()
-    array: np.ndarray = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    return array
 
 
 def _percentile(magnitudes: Tensor) -> Tensor:

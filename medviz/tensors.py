@@ -26,6 +26,13 @@ def as_tensor(value: Any) -> Tensor:
     return torch.as_tensor(array, device="cpu")
 
 
+def numpy_of(tensor: Tensor) -> np.ndarray:
+    """Return a tensor's values for NumPy, which knows no bfloat16: float32 holds each of its numbers."""
+    tensor = tensor.detach().cpu()
+    array: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
+
+
 def plain(tensor: Tensor) -> Tensor:
     """Return a MetaTensor, or any other subclass, as a plain tensor."""
     return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
 import os
 import re
 import shlex
@@ -76,7 +78,7 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
     exec(FACTORY, made)
     save_file(made["factory"]().state_dict(), "file.safetensors")
     yield {"model": network(), "medviz": medviz, "torch": torch, "image": medviz.read("scan.nii.gz")}
-    for name in ("package", "package.module", "my_network"):
+    for name in ("package", "package.module", "my_network", "mypackage", "mypackage.nets"):
         sys.modules.pop(name, None)
 
 
@@ -114,6 +116,24 @@ RUN_BY_OTHER_TESTS = ("plugins.md", "coming-from.md")
 def test_every_block_runs(page: Path, namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert list(run(page, namespace))
     assert "nan" not in capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "plugins").glob("*/README.md")), ids=lambda p: p.parent.name)
+def test_every_block_of_a_package_beside_the_core_runs(
+    page: Path, namespace: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(page.parent.name.replace("-", "_"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    (tmp_path / "mypackage").mkdir()
+    (tmp_path / "mypackage" / "nets.py").write_text(FACTORY.replace("factory", "Net"))
+    scan = np.random.default_rng(0).random((16, 15, 12), dtype=np.float32)
+    nib.save(nib.Nifti1Image(scan, np.diag([-2.0, 2.0, 2.0, 1.0])), "scan.nii.gz")
+    namespace["image"] = medviz.read("scan.nii.gz")
+    if importlib.util.find_spec("mlflow"):
+        namespace["mlflow"] = importlib.import_module("mlflow")
+    namespace |= {"epochs": 2, "train": lambda model: model.train(), "logging": logging}
+    assert list(run(page, namespace))
 
 
 def test_both_calls_give_the_same_map(namespace: dict[str, Any]) -> None:

@@ -61,8 +61,9 @@ def as_sheet(frames: np.ndarray, frames_per_row: int | None, margin: int, fill_v
 
 def _as_array(item: Any, name: str) -> np.ndarray:
     if hasattr(item, "detach"):
-        item = item.detach().cpu()
-        item = (item.float() if str(item.dtype) == "torch.bfloat16" else item).numpy()
+        from medviz.tensors import numpy_of
+
+        item = numpy_of(item)
     array = np.asarray(item)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"`{name}` holds {array.dtype}; expected an array or tensor of real numbers.")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medviz.contract import MANAGER
 from medviz.hookspecs import Explainer, Wrapper, hookimpl
+from medviz.tensors import numpy_of
 from medviz.testing import cases
 from medviz.testing.checks.watched import BrokenModelError, Watched
 from medviz.testing.models import Classifier
@@ -169,7 +170,7 @@ def _numbers(value: Any) -> Any:
         if value.is_meta:
             return str(value.dtype), tuple(value.shape)
         value = value.dequantize() if value.is_quantized else value.detach().to_dense()
-        value = (value.float() if value.dtype == torch.bfloat16 else value).cpu().resolve_conj().resolve_neg().numpy()
+        value = numpy_of(value.resolve_conj().resolve_neg())
     return value.dtype.str, value.shape, value.tobytes()
 
 
