@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 NAME = "faraway"
 _HERE = torch.device("cpu")
-_ACROSS = {"copy_", "_to_copy", "set_"}  # these take tensors of two devices
+_ACROSS = {"copy_", "_to_copy"}  # these take tensors of two devices
 _JOINING = {"cat", "stack"}  # these take no single numbers from the CPU
 _INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}  # these take indices from the CPU
 
@@ -144,8 +144,10 @@ def _device_of(taken: Any, asked: torch.device | str | None) -> torch.device:
 def _check_mixture(func: Any, args: Sequence[Any], near: Sequence[Tensor]) -> None:
     """Raise where tensors of the CPU take part; its single numbers may, and in an index its indices."""
     name = func.overloadpacket.__name__
+    if name.endswith("_") and not isinstance(args[0], Far):
+        raise RuntimeError(f"{func}: Expected all tensors to be on the same device; what is written to is on the CPU")
     if name in _INDEXED and isinstance(args[0], Far):
-        near = [tensor for tensor in near if tensor.is_floating_point()]
+        near = [tensor for tensor in near if not any(tensor is index for index in args[1])]
     if name not in _JOINING:
         near = [tensor for tensor in near if tensor.ndim]
     if near:
@@ -164,6 +166,8 @@ def _wrapper(known: Mapping[int, Far], device: torch.device, float64: bool) -> C
         if not isinstance(value, Tensor):
             return value
         if (before := known.get(id(value))) is not None:
+            if before.shape != value.shape or before.stride() != value.stride():
+                raise NotImplementedError("another shape in place")
             return before  # an operation in place returns what it was given
         if device.type != NAME:
             return value

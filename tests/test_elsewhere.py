@@ -67,7 +67,7 @@ def check_same(device: str, model: nn.Module, image: Tensor, method: str, target
     """Explain on the CPU and on the device, and hold the maps against each other."""
     expected = medviz.explain(model, image, method, target, **options)
     result = medviz.explain(model.to(device), image.to(device), method, target, **options)
-    assert result.values.device.type == "cpu"
+    assert {tensor.device.type for tensor in (result.values, result.raw, result.image) if tensor is not None} == {"cpu"}
     assert [type(score) for score in result.scores] == [float] * len(image)
     check_close(result.values, expected.values, 3 * TOLERANCE[device])  # more rows at once than on a CPU
 
@@ -98,7 +98,9 @@ def test_every_occluder(occluder: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("mask", ["predicted", "positive", None, "here", "there"])
-@pytest.mark.parametrize("method", ["gradcam:layer=bottom", "vanillagrad", "occlusion:mask_size=4,overlap=0.5"])
+@pytest.mark.parametrize(
+    "method", ["gradcam:layer=bottom", "vanillagrad", "occlusion:mask_size=6,overlap=0.5,refine=1"]
+)
 def test_masks_on_either_side(method: str, mask: Any, device: str) -> None:
     if mask in ("here", "there"):
         mask = images(2, 12, 13, seed=3).gt(0).to(device if mask == "there" else "cpu")
@@ -211,6 +213,8 @@ REFUSED: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "in place": lambda far, near: near.add_(far),
     "numpy": lambda far, near: np.asarray(far),
     "index": lambda far, near: near[far.long()],
+    "values at an index": lambda far, near: far.index_put_((torch.tensor([0]),), near[:1].long()),
+    "a single number, in place": lambda far, near: near.sum().add_(far.sum()),
     "generator": lambda far, near: torch.rand(3, generator=torch.Generator(), device=far.device),
 }
 

@@ -29,6 +29,8 @@ def precise(tensor: Tensor) -> Tensor:
 def _has_float64(device: torch.device) -> bool:
     try:
         torch.zeros((), dtype=torch.float64, device=device)
+    except torch.OutOfMemoryError:
+        raise  # it says nothing of the device
     except (TypeError, RuntimeError):
         return False
     return True

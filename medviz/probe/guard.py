@@ -25,7 +25,7 @@ _log = logging.getLogger("medviz")
 _PATIENCE = 30.0  # seconds, after which a thread says that it waits
 _turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
 _making_turns = threading.Lock()
-_wanted, _grad = map(operator.attrgetter, ("requires_grad", "grad"))
+_requires_grad, _grad = map(operator.attrgetter, ("requires_grad", "grad"))
 _NOT_LEFT_BY_PASSES = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_non_persistent_buffers_set"}
 
 
@@ -36,11 +36,13 @@ def untouched(found: Sequence[nn.Module]) -> Iterator[State]:
     Put back are, for every sub-module: training flag, hooks, attributes (in-place flags, tensors kept on `self`) and
     the content of its containers; for every parameter: `requires_grad` and `.grad`; the value of every buffer;
     and the random states of torch, CUDA, numpy and `random`. What did not change is not written to: a copy onto itself
-    would break a `loss.backward()` that the caller has still to run.
+    would break a `loss.backward()` that the caller has still to run. A buffer that came into a graph is taken off it,
+    but for views.
 
     A Ctrl-C that arrives while the state is taken or put back waits until that is done (main thread only).
 
-    Not put back are the values of parameters, a copy of which would take as much memory as the model.
+    Not put back are the values of parameters, a copy of which would take as much memory as the model, and the graph of
+    a buffer that was in one before and was written to in place.
 
     Args:
         found: all modules of a model, itself first; see `models.modules`.
@@ -121,7 +123,7 @@ class State:
         held = by_identity(parameters(found))
         self.parameters = list(held.values())
         # no pairs: hundreds of small objects wake the garbage collector
-        self.wanted, self.grads = (list(map(asked, self.parameters)) for asked in (_wanted, _grad))
+        self.wanted, self.grads = (list(map(asked, self.parameters)) for asked in (_requires_grad, _grad))
         self.values = self._values_beside(held, self.attributes)
         self.random = _random_states()
         self._weights: Values | None = None

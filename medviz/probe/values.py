@@ -18,7 +18,7 @@ _alike = operator.attrgetter("layout", "dtype", "device", "ndim", "is_nested")
 
 
 class Values:
-    """The values of tensors, and that they are in no graph. What did not change is not written to.
+    """The values of tensors. What did not change is not written to.
 
     A copy onto itself would break a `loss.backward()` that the caller has still to run. Small tensors are copied and
     compared together: one by one, a GPU would have to be waited for hundreds of times.
@@ -41,9 +41,11 @@ class Values:
                 self._kept.append(_Together(group))
 
     def restore(self) -> None:
-        """Put back the values of the tensors that have changed, and let go of a graph that they came into."""
-        for tensor in filter(_requires_grad, self._without_graph):
-            if not tensor._is_view():  # torch cannot detach one
+        """Put back the values of the tensors that have changed, and take off a graph that they came into."""
+        came = list(filter(_requires_grad, self._without_graph))
+        seen = {id(tensor._base) for tensor in came if tensor._is_view()}
+        for tensor in came:  # torch detaches no view, and lets nobody write to one whose base it has detached
+            if not tensor._is_view() and id(tensor) not in seen:
                 tensor.detach_()
         for kept in self._kept:
             kept.restore()

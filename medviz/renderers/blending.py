@@ -105,7 +105,7 @@ def _scaling(x: Tensor, name: str, rescale: bool, include_zero: bool = False) ->
         low, high = low.clamp(max=0), high.clamp(min=0)
     span = high - low if high > low else torch.ones_like(low)
     widened = precise if low.dtype == torch.float64 else Tensor.float
-    return lambda values: widened(values).sub(low).div_(span).float().to(values.device)
+    return lambda values: widened(values).sub(low).div_(span).float().to(values.device)  # float64 may be on the CPU
 
 
 def _bounds(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
