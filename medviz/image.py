@@ -90,7 +90,8 @@ def as_batch(image: Any, affine: Any = None) -> tuple[Tensor, np.ndarray | None]
 
     Raises:
         TypeError: not an image, or integers.
-        ValueError: an empty batch, another number of axes, values that are not finite, or images of several shapes.
+        ValueError: an empty batch, another number of axes, values that are not finite, or images of several shapes or
+            on several devices.
     """
     if isinstance(image, Image):
         image = [image]
@@ -98,6 +99,8 @@ def as_batch(image: Any, affine: Any = None) -> tuple[Tensor, np.ndarray | None]
         shapes = {tuple(item.data.shape) for item in image}
         if len(shapes) > 1:
             raise ValueError(f"the images of a batch must have one shape; got {sorted(shapes)}.")
+        if len(devices := {str(item.data.device) for item in image}) > 1:
+            raise ValueError(f"the images of a batch must be on one device; got {sorted(devices)}.")
         if affine is None and any(item.affine is not None for item in image):
             affine = _stacked([item.affine for item in image])
         batch = torch.stack([item.data for item in image])

@@ -60,6 +60,8 @@ class ModelArguments:
             ValueError: an argument that is not marked has a row for each image, and these rows are other copies of
                 them: the model would take the wrong rows together without a word.
         """
+        if not self.args and not self.kwargs:
+            return [], {}  # nothing to wait for a GPU for
         rows = index.cpu()
         in_order = rows.tolist() == list(range(self.images))
 

@@ -60,7 +60,7 @@ class SegmentationTarget:
             raise ValueError(f"the mask of channel {self.channel} is empty for the images {empty}; nothing to explain.")
 
         def score(out: Tensor, index: Tensor) -> Tensor:
-            weight = mask[index]
+            weight = mask.to(out.device)[index.to(out.device)]
             return (out[:, self.channel] * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
 
         return FixedTarget(self.label, score)

@@ -107,6 +107,44 @@ def test_masks_on_either_side(method: str, mask: Any, device: str) -> None:
     check_same(device, UNet(2), images(2, 1, 12, 13), f"medviz-xai/{method}", medviz.SegmentationTarget(1, mask))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_output_on_the_cpu(method: str, device: str) -> None:
+    """As that of a network that puts a large volume together from parts."""
+    image, options = images(2, 2, 12, 13), {"output": lambda output: output.cpu()}
+    check_same(device, Classifier(2), image, f"medviz-xai/{method}", 1, **options)
+
+
+@pytest.mark.parametrize("mask", ["predicted", None, "here", "there"])
+@pytest.mark.parametrize("method", ["gradcam:layer=bottom", "vanillagrad", "occlusion:mask_size=6,overlap=0.5"])
+def test_a_segmentation_on_the_cpu(method: str, mask: Any, device: str) -> None:
+    if mask in ("here", "there"):
+        mask = images(2, 12, 13, seed=3).gt(0).to(device if mask == "there" else "cpu")
+    target, options = medviz.SegmentationTarget(1, mask), {"output": lambda output: output.cpu()}
+    check_same(device, UNet(2), images(2, 1, 12, 13), f"medviz-xai/{method}", target, **options)
+
+
+@pytest.mark.parametrize("first", ["here", "there"])
+@pytest.mark.parametrize("method", [method for method in METHODS if "growth" not in method])  # the rest is exact
+def test_a_model_on_two_devices(method: str, first: str, device: str) -> None:
+    class Split(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.deep(self.stem(x).to(self.fc.weight.device)))
+
+    image, split = images(2, 2, 12, 13), Split(2)
+    split.stem.to(device if first == "there" else "cpu")
+    for part in (split.deep, split.fc):
+        part.to("cpu" if first == "there" else device)
+    expected = medviz.explain(Classifier(2), image, f"medviz-xai/{method}", 1)
+    result = medviz.explain(split, image, f"medviz-xai/{method}", 1)
+    check_close(result.values, expected.values, 3 * TOLERANCE[device])
+
+
+def test_images_on_two_devices_are_no_batch(device: str) -> None:
+    image = medviz.Image(images(1, 2, 12, 13)[0])
+    with pytest.raises(ValueError, match="must be on one device"):
+        medviz.explain(Classifier(2).to(device), [image, medviz.Image(image.data.to(device))], "gradcam", 1)
+
+
 @pytest.mark.parametrize("side", ["here", "there"])
 def test_classes_and_what_the_model_takes_beside_the_image(side: str, device: str) -> None:
     class Shifted(Classifier):

@@ -83,8 +83,8 @@ class Occlusion(Explainer):
         region: the part to be mapped, (first voxel, after the last) for each axis; None: all. Elsewhere the map is 0.
         incremental: run again only what a window can change, where that is faster; the result is the same to rounding.
         growth: how much of a feature map a window may change along each axis, in (0, 1], where `incremental` is taken:
-            below 1 what lies further from it is left as it is, and the map is approximate; the log says how far from
-            exact a few windows are. 0.5 runs at most an eighth of each 3-D feature map, a quarter of each 2-D one.
+            below 1 what lies further from it is left as it is, and the map is approximate, and depends on `batch_size`;
+            the log says how far from exact a few windows are. 0.5 runs at most an eighth of each map in 3-D.
         refine: how many times the distance of neighbouring windows is doubled to begin with; 0: all windows are run.
             The windows must not come apart: 1 needs an `overlap` of at least 0.5, 2 of 0.75, 3 of 0.875.
         refine_above: a voxel matters where its magnitude is at least this share, in [0, 1), of the largest of the

@@ -25,7 +25,7 @@ from medviz.probe.opened import Opened
 from medviz.probe.patched import Patched
 from medviz.probe.perturbed import Rows, which_image
 from medviz.probe.runner import Runner
-from medviz.targets import FixedTarget, fix
+from medviz.targets import FixedTarget, Score, fix
 
 Rule = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -137,7 +137,12 @@ class Probe:
             ValueError: the target does not suit the output, or `index` not the rows.
         """
         output = self.output if output is None else wide(output)
-        return self.fix(target).score(output, self._index(index, len(output)))
+        return self._score(target)(output, self._index(index, len(output)))
+
+    def _score(self, target: Any) -> Score:
+        """The target's score, on the images' device: an output may be elsewhere."""
+        score, device = self.fix(target).score, self.inputs.device
+        return lambda output, index: score(output, index).to(device)
 
     def forward(self, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Rows] | None = None) -> Tensor:
         """Run the model without a graph, as many rows at once as `batch_size` allows.
@@ -155,8 +160,7 @@ class Probe:
         Raises:
             ValueError: `index` or `replace` do not suit, a layer was not called, or the output is not finite.
         """
-        index = self._index(index, len(inputs))
-        return self._opened().perturbed.run(inputs, index, replace or {})
+        return self._opened().perturbed.run(inputs, self._index(index, len(inputs)), replace or {})
 
     def scores_of(
         self, target: Any, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Rows] | None = None
@@ -165,8 +169,7 @@ class Probe:
 
         Args and errors as `forward`.
         """
-        index = self._index(index, len(inputs))
-        return self._opened().perturbed.run(inputs, index, replace or {}, self.fix(target).score)
+        return self._opened().perturbed.run(inputs, self._index(index, len(inputs)), replace or {}, self._score(target))
 
     def forward_patched(self, rows: Patched, target: Any = None, growth: float = 1.0) -> Tensor:
         """Run copies of one image that differ from it inside of a window, but only what that can change.
@@ -182,7 +185,7 @@ class Probe:
         Returns:
             The outputs `(M, N, …)`, as `forward`; with a target its scores `(M,)`, as `scores_of`.
         """
-        reduce = None if target is None else self.fix(target).score
+        reduce = None if target is None else self._score(target)
         return self._opened().perturbed.run_patched(rows, growth, reduce)
 
     def activation(self, layer: str | None = None) -> Tensor:
@@ -191,7 +194,7 @@ class Probe:
         Raises:
             ValueError: there is no such layer, it was not called, or it takes no hooks.
         """
-        return wide(self._clean.tensor(self.layer_name(layer)).detach())
+        return wide(self._clean.tensor(self.layer_name(layer)).detach()).to(self.inputs.device)
 
     def gradient(self, layer: str | None, target: Any) -> Tensor:
         """Return the gradient of each image's score with respect to the layer's output, `(B, K, *s)`.
@@ -203,7 +206,7 @@ class Probe:
         gradient = self._clean.gradient(name, fixed)
         if gradient is None:
             raise ValueError(f"the score {fixed.label!r} does not depend on `layer` {name!r}; name another layer.")
-        return gradient
+        return gradient.to(self.inputs.device)
 
     def input_gradient(
         self, target: Any, inputs: Tensor | None = None, index: Tensor | None = None, rule: Rule | None = None
@@ -236,8 +239,8 @@ class Probe:
 
     def is_channels_last(self, layer: str) -> bool:
         """Return whether what `layer` returns is `(B, *s, K)`, though it looks like `(B, K, *s)`."""
-        module = module_of(self._runner.model, layer)
-        return is_channels_last(module, self._clean.tensor(layer).shape, self._opened().modules)
+        shape = self._clean.tensor(layer).shape
+        return is_channels_last(module_of(self._runner.model, layer), shape, self._opened().modules)
 
     def layers(self) -> list[Layer]:
         """Return the layers that one forward pass calls, with the shapes of their outputs; costs one pass."""
@@ -254,7 +257,7 @@ class Probe:
             module = self._runner.model.get_submodule(name)
         except AttributeError as err:
             raise ValueError(f"{name!r} is not in the model{suggest(name, self.module_names())}") from err
-        return {n: p.detach() for n, p in module.named_parameters(recurse=False)}
+        return {n: p.detach().to(self.inputs.device) for n, p in module.named_parameters(recurse=False)}
 
     @contextlib.contextmanager
     def model(self) -> Iterator[nn.Module]:
@@ -281,11 +284,7 @@ class Probe:
         return which_image(index, rows, len(self.inputs)).to(self.inputs.device)
 
     def rows_at_once(self, graph: bool = False) -> int:
-        """Return how many perturbed copies one pass takes: `batch_size`, or what a quarter of the free memory holds.
-
-        Args:
-            graph: for `input_gradient`, which keeps all activations.
-        """
+        """Return how many perturbed copies one pass takes; a `graph`, as for `input_gradient`, needs more memory."""
         return self._opened().batches.rows_at_once(graph)
 
     def bar(self, rows: int) -> tqdm[Any]:
