@@ -21,11 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 NAME = "faraway"
 _HERE = torch.device("cpu")
+_OF_ITS_VALUES = {Tensor.tolist, Tensor.data_ptr, Tensor.untyped_storage}
 _ACROSS = {"copy_", "_to_copy"}  # these take tensors of two devices
 _JOINING = {"cat", "stack"}  # these take no single numbers from the CPU
 _INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}  # these take indices from the CPU
-
-
 _open: list[object] = []  # blocks in which the device exists
 
 
@@ -76,8 +75,8 @@ class Far(Tensor):
             if (kwargs or {}).get("force"):
                 return args[0].held.numpy(force=True)
             raise TypeError(f"can't convert {NAME} tensor to numpy; use Tensor.cpu() first")
-        if func is Tensor.tolist:
-            return args[0].held.tolist()
+        if func in _OF_ITS_VALUES:
+            return func(args[0].held)
         if func is Tensor.as_subclass:
             return args[0]
         if func == Tensor.data.__set__:  # type: ignore[attr-defined]

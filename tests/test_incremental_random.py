@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import faraway
 import pytest
 import torch
 import torch.nn.functional as F
@@ -134,11 +135,30 @@ class Drawn(nn.Module):
         return result
 
 
+ANY = {"seed": st.integers(0, 10**9), "nd": st.sampled_from([2, 3]), "operations": st.integers(1, 9)}
+
+
 @WAYS
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # it is slower, that is all
-@given(seed=st.integers(0, 10**9), nd=st.sampled_from([2, 3]), operations=st.integers(1, 9))
+@given(**ANY)
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_any_network(by_index: bool, seed: int, nd: int, operations: int) -> None:
+    for device in REAL:
+        check(device, by_index, seed, nd, operations)
+
+
+@WAYS
+@pytest.mark.skipif(not faraway.DEVICES, reason="this PyTorch cannot be told of a device")
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@given(**ANY)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_any_network_elsewhere(by_index: bool, seed: int, nd: int, operations: int) -> None:
+    with faraway.there():
+        check(faraway.NAME, by_index, seed, nd, operations)
+
+
+def check(device: str, by_index: bool, seed: int, nd: int, operations: int) -> None:
+    """Hold some windows of a random network against its whole copies."""
     rng = random.Random(seed)
     torch.manual_seed(0)
     size = [rng.randint(7, 20) if nd == 2 else rng.randint(5, 9) for _ in range(nd)]
@@ -146,13 +166,12 @@ def test_any_network(by_index: bool, seed: int, nd: int, operations: int) -> Non
     last = [n - m for n, m in zip(size, mask, strict=True)]
     corners = torch.tensor([[0] * nd, last, *([rng.randint(0, n) for n in last] for _ in range(3))])
     with torch.no_grad():
-        network = seeded(Drawn(rng, torch.rand(1, 2, *size), operations)).double()
-        for device in REAL:
-            image = torch.rand(1, 2, *size).double().to(device)
-            patches = torch.rand(len(corners), 2, *mask).double().to(device)
-            copies = Box(image, patches, corners.tolist()).whole()
-            expected = network.to(device)(copies.clone())
-            with copied(by_index):
-                result = Incremental(network, image).run(patches, corners)
-                result = result.whole() if isinstance(result, Box) else result
-            torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+        network = seeded(Drawn(rng, torch.rand(1, 2, *size), operations)).double().to(device)
+        image = torch.rand(1, 2, *size).double().to(device)
+        patches = torch.rand(len(corners), 2, *mask).double().to(device)
+        copies = Box(image, patches, corners.tolist()).whole()
+        expected = network(copies.clone())
+        with copied(by_index):
+            result = Incremental(network, image).run(patches, corners)
+            result = result.whole() if isinstance(result, Box) else result
+        torch.testing.assert_close(result.cpu(), expected.cpu(), rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
