@@ -15,7 +15,7 @@ from medviz.probe.gradients import precise, wide
 from medviz.targets import FixedTarget
 from medviz.validators import number, whole
 
-_AT_ONCE = 8  # masks that are summed up: more of them could take more memory than a pass
+_AT_ONCE = 8  # masks that are summed up, or fewer where a pass takes fewer rows
 
 
 @attrs.frozen(eq=False)
@@ -57,7 +57,8 @@ class RISE(Explainer):
         scores = precise(probe.scores_of(target, masked, index)) - precise(probe.scores(target)[image])
         above = scores - scores.mean()
         total = precise(torch.zeros_like(probe.inputs[image, :1]))
-        for rows in (slice(start, start + _AT_ONCE) for start in range(0, self.n_masks, _AT_ONCE)):
+        at_once = min(_AT_ONCE, probe.rows_at_once())
+        for rows in (slice(start, start + at_once) for start in range(0, self.n_masks, at_once)):
             total += torch.tensordot(above[rows], precise(masked.masks(rows)), 1)
         return total / (self.n_masks * self.keep)
 

@@ -42,10 +42,8 @@ class Values:
 
     def restore(self) -> None:
         """Put back the values of the tensors that have changed, and take off a graph that they came into."""
-        came = list(filter(_requires_grad, self._without_graph))
-        seen = {id(tensor._base) for tensor in came if tensor._is_view()}
-        for tensor in came:  # torch detaches no view, and lets nobody write to one whose base it has detached
-            if not tensor._is_view() and id(tensor) not in seen:
+        for tensor in filter(_requires_grad, self._without_graph):
+            if _is_alone(tensor):  # torch detaches no view, and lets nobody write to one whose base it has detached
                 tensor.detach_()
         for kept in self._kept:
             kept.restore()
@@ -100,6 +98,15 @@ def _joined(tensors: list[Tensor]) -> Tensor:
     if tensors[0].ndim == 0:
         return torch.stack(tensors)
     return torch.cat(tensors if tensors[0].ndim == 1 else [tensor.reshape(-1) for tensor in tensors])
+
+
+def _is_alone(tensor: Tensor) -> bool:
+    """Return whether no other tensor, such as a view, lies in the same memory; False where nobody knows."""
+    try:
+        storage = tensor.untyped_storage()
+        return bool(torch._C._storage_Use_Count(storage._cdata) == 2)  # the tensor, and the storage that was asked for
+    except (AttributeError, RuntimeError):  # a private function; and a sparse tensor has no storage
+        return False
 
 
 def _put_back(tensor: Tensor, value: Tensor) -> None:
