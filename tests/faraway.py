@@ -28,9 +28,26 @@ _INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}  # these tak
 _open: list[object] = []  # blocks in which the device exists
 
 
-class _Backend(backend_registration._DummyBackendModule):
+class _Backend:
+    """What PyTorch asks a device about itself."""
+
     def is_available(self) -> bool:
         return bool(_open)
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0
+
+    def manual_seed_all(self, seed: int) -> None:
+        """It has no generator of its own."""
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16]
