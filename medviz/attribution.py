@@ -144,7 +144,7 @@ class Attribution:
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write everything into a compressed `.npz` without pickled objects; `Attribution.load` reads it back."""
         held = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
-        arrays = {name: numpy_of(value) if isinstance(value, Tensor) else value for name, value in held.items()}
+        arrays: dict[str, Any] = {n: numpy_of(v) if isinstance(v, Tensor) else v for n, v in held.items()}
         meta = {
             "format": _FORMAT,
             **{n: getattr(self, n) for n in ("signed", "target", "classes", "scores", "index", "provenance")},
@@ -153,7 +153,7 @@ class Attribution:
             meta["bfloat16"] = short
         path = Path(path).expanduser()
         with atomic(path, overwrite=overwrite) as part, open(part, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+            np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)
         return path
 
     @classmethod

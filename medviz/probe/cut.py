@@ -36,6 +36,7 @@ class Cut:
         self.starts = starts
         self.tensors: dict[str, Tensor] = {}
         self.edges: dict[str, GradientEdge] = {}  # where the gradient of each arrives
+        self._alive: dict[str, Tensor] = {}
         self.calls: Counter[str] = Counter()
 
     def hooks(self) -> contextlib.AbstractContextManager[None]:
@@ -75,7 +76,9 @@ class Cut:
         self.layers[name], self.calls[name] = module, calls
         self.tensors[name] = copy_on_write(tensor.detach())
         if self.starts:
-            self.edges[name] = get_gradient_edge(tensor)
+            edge = self.edges[name] = get_gradient_edge(tensor)
+            if not hasattr(edge, "ownership_token"):
+                self._alive[name] = _after(tensor)
 
     def finish(self) -> None:
         """Raise a `ValueError` where a layer was never called."""
@@ -85,6 +88,15 @@ class Cut:
                     f"`layer` {name!r} was not called in the forward pass of this image; name another. (Calls in "
                     "threads of the model's own are not seen.)"
                 )
+
+
+@torch.enable_grad()
+def _after(tensor: Tensor) -> Tensor:
+    """Return something empty that comes after `tensor` in the graph, whose node lives with it.
+
+    In PyTorch 2.6 an edge does not own its node; a backward pass to where a freed tensor was ends the interpreter.
+    """
+    return tensor[None].narrow(0, 0, 0).clone()
 
 
 @attrs.frozen

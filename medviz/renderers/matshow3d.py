@@ -175,6 +175,7 @@ class Matshow3d(MapRenderer):
         shown = np.concatenate([np.moveaxis(tiles, -1, 1), opaque], 1)
         sheet = as_sheet(shown, columns, margin=max(1, round(0.01 * width)), fill_value=0, dtype=np.uint8)
         axes.matshow(sheet, interpolation="antialiased")
+        axes.set(xticks=[], yticks=[])  # hidden ones are measured by matplotlib 3.8, in LaTeX with `text.usetex`
         axes.set_axis_off()
         write(figure, 0.2, full_height - 0.2, title, size=13, weight="bold", va="top")
         write(figure, 0.2, full_height - 0.52, caption, size=10, color=FAINT, va="top")
