@@ -1,14 +1,20 @@
-"""A folder to run the command line in: a network in a module, its weights, and a scan."""
+"""How the command line is run, and a folder to run it in: a network in a module, its weights, and a scan."""
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
+from typing import Any
 
+import click
 import nibabel as nib
 import numpy as np
 import torch
+from click.testing import CliRunner, Result
 from safetensors.torch import save_file
+
+from medviz.cli import main
 
 MODULE = """
 import attrs
@@ -79,6 +85,12 @@ def lose(image):
 def first_two(output):
     return output[:, 0] + output[:, 1]
 """
+
+
+def invoke(*arguments: str, of: click.Command = main) -> Result:
+    """Run a command; before click 8.2 it has to be asked for a stderr that is apart from stdout."""
+    apart: Any = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+    return CliRunner(**apart).invoke(of, arguments)
 
 
 def make_folder(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from click.testing import CliRunner
+from helpers_cli import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -402,17 +402,17 @@ def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_wrong_options(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    done = CliRunner().invoke(command.main, [*words, "--out", str(tmp_path)])
+    done = invoke(*words, "--out", str(tmp_path), of=command.main)
     assert done.exit_code == 2
-    assert message in " ".join(done.output.replace("│", " ").split())
+    assert message in " ".join(done.stderr.replace("│", " ").split())
     assert not list(tmp_path.iterdir())
 
 
 def test_what_runs_on_the_cpu_only_is_refused_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    done = CliRunner().invoke(command.main, ["--device", "cuda", "--only", "gif", "--out", str(tmp_path)])
+    done = invoke("--device", "cuda", "--only", "gif", "--out", str(tmp_path), of=command.main)
     assert done.exit_code == 2
-    assert "gif runs on the CPU only" in done.output
+    assert "gif runs on the CPU only" in done.stderr
 
 
 def test_a_process_that_was_killed_stands_in_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -423,9 +423,9 @@ def test_a_process_that_was_killed_stands_in_the_table(monkeypatch: pytest.Monke
         return subprocess.CompletedProcess(words, -9)
 
     monkeypatch.setattr(subprocess, "run", killed)
-    done = CliRunner().invoke(command.main, ["--quick", "--only", "cam", "--out", str(tmp_path)])
+    done = invoke("--quick", "--only", "cam", "--out", str(tmp_path), of=command.main)
     assert done.exit_code == 1
-    assert "not measured: CAM" in done.output
+    assert "not measured: CAM" in done.stderr
     text = (tmp_path / "cpu-quick.md").read_text(encoding="utf-8").replace(TIMES, "x")
     assert "| CAM | failed: its process ended with -9 |" in text
     assert "| before | 11.0 x (5.50 to 22.0) | ≥ 10.0 x | yes |" in text

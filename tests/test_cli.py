@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from helpers_cli import invoke
 from helpers_distributions import EXPLAINER, build_wheel, install
 
 import medviz
@@ -58,14 +58,14 @@ def test_check_shows_the_broken_one_and_harms_no_other(target: Path) -> None:
 
 
 def test_check_of_sound_plugins_ends_well() -> None:
-    done = CliRunner().invoke(main, ["plugins", "--check", "--kind", "sinks"])
+    done = invoke("plugins", "--check", "--kind", "sinks")
     assert done.exit_code == 0, done.output
     assert {line.split()[-1] for line in done.stdout.splitlines()[1:]} == {"ok"}
 
 
 def test_a_kind_without_plugins_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entries", lambda kind=None: [])
-    assert "no plugins are installed" in CliRunner().invoke(main, ["plugins"]).stdout
+    assert "no plugins are installed" in invoke("plugins").stdout
 
 
 def test_an_error_of_the_program_is_one_line_with_status_two() -> None:
@@ -80,7 +80,7 @@ def test_an_error_of_the_program_is_one_line_with_status_two() -> None:
     "arguments", [("nonsense",), ("plugins", "--kind", "sink"), ("plugins", "extra"), ("--nonsense",)]
 )
 def test_wrong_usage_is_one_line_with_status_two(arguments: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(main, arguments)
+    result = invoke(*arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith("medviz: error: ")
     assert len(result.stderr.splitlines()) == 1
@@ -88,13 +88,13 @@ def test_wrong_usage_is_one_line_with_status_two(arguments: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
 def test_help_lists_the_commands(arguments: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(main, arguments)
+    result = invoke(*arguments)
     assert result.exit_code == 0
     assert all(f"\n  {command} " in result.stdout for command in ("demo", "explain", "layers", "plugins"))
 
 
 def test_the_version_is_the_installed_one() -> None:
-    assert CliRunner().invoke(main, ["--version"]).stdout.strip() == f"medviz, version {medviz.__version__}"
+    assert invoke("--version").stdout.strip() == f"medviz, version {medviz.__version__}"
 
 
 def test_without_standalone_mode_errors_are_raised() -> None:
@@ -124,7 +124,7 @@ def test_the_demo_hands_its_options_over(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(run, "run_demo", lambda folder, **options: asked.append((folder, options["overwrite"])))
     monkeypatch.chdir(tmp_path)
     for arguments in ([], ["--output", "x"], ["--output", "x", "--overwrite"], ["--no-overwrite"]):
-        assert CliRunner().invoke(main, ["demo", *arguments]).exit_code == 0
+        assert invoke("demo", *arguments).exit_code == 0
     assert asked == [
         (Path("medviz-demo"), True),
         (Path("x"), False),

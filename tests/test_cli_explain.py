@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner, Result
-from helpers_cli import make_folder
+from click.testing import Result
+from helpers_cli import invoke, make_folder
 
 import medviz
-from medviz.cli import main
 from medviz.cli.layers import parse_size
 from medviz.cli.loading import _begin_alike
 from medviz.cli.targets import parse
@@ -42,12 +41,8 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
 def explain(*arguments: str) -> Result:
-    return run("explain", *SCAN, *arguments)
+    return invoke("explain", *SCAN, *arguments)
 
 
 def refused(result: Result, message: str) -> None:
@@ -255,7 +250,7 @@ def test_a_preprocessing_that_changes_the_size_gives_the_affine_too(folder: Path
 
 
 def test_an_image_that_is_not_there_is_refused(folder: Path) -> None:
-    result = run("explain", "--model", "nets_for_cli:Net", "--image", "no.nii.gz", "--explainer", "gradcam", *MAP)
+    result = invoke("explain", "--model", "nets_for_cli:Net", "--image", "no.nii.gz", "--explainer", "gradcam", *MAP)
     refused(result, "there is no file 'no.nii.gz'")
 
 
@@ -334,7 +329,7 @@ def test_cuda_without_a_gpu_is_refused(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_layers_are_listed_with_shapes_and_the_choice_is_marked(folder: Path) -> None:
-    done = run("layers", *MODEL, "--input-size", "1x1x8x8x8", "--device", "cpu")
+    done = invoke("layers", *MODEL, "--input-size", "1x1x8x8x8", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.split() == ["*", "1x4x4x4x4", "Sequential", "features"] for line in lines)
@@ -344,7 +339,7 @@ def test_layers_are_listed_with_shapes_and_the_choice_is_marked(folder: Path) ->
 
 @pytest.mark.parametrize("text", ["", "8", "1x1", "1x1x8", "1x1x0x8", "1x1x-1x8", "axbxcxd", "1x1x1x1x1x1"])
 def test_input_sizes_that_cannot_be_read(folder: Path, text: str) -> None:
-    refused(run("layers", *MODEL, "--input-size", text), f"`--input-size` {text!r} cannot be read")
+    refused(invoke("layers", *MODEL, "--input-size", text), f"`--input-size` {text!r} cannot be read")
 
 
 def test_input_sizes() -> None:

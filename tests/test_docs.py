@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from helpers_cli import invoke
 from safetensors.torch import save_file
 from torch import nn
 
@@ -101,7 +101,7 @@ def run_shell(block: str) -> None:
         if not line.startswith(ELSEWHERE):
             command, *arguments = shlex.split(line)
             assert command == "medviz", f"who runs {line!r}?"
-            done = CliRunner().invoke(main, arguments)
+            done = invoke(*arguments)
             assert done.exit_code == 0, f"{line}\n{done.output}"
 
 

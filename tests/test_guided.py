@@ -279,7 +279,7 @@ def test_an_activation_with_a_backward_pass_of_its_own_is_refused() -> None:
         explain("guidedbackprop", model, images(2, 2, 7, 6), 1)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("method", ["guidedbackprop", "guidedbackpropsmooth"])
 def test_scripted_models_are_refused(method: str) -> None:
     image = images(1, 2, 7, 6)

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from helpers_cli import invoke
 
 import medviz
 from medviz import scaffold
-from medviz.cli import main
 from medviz.hookspecs import KINDS
 
 if sys.version_info >= (3, 11):
@@ -23,9 +22,9 @@ PACKAGES = {f"made-{kind}": kind for kind in scaffold.SINGULAR} | {"gradcam": "e
 
 
 def run(*arguments: str) -> str:
-    done = CliRunner().invoke(main, ["new-plugin", *arguments])
-    assert done.exit_code == 0, done.output
-    return done.output
+    done = invoke("new-plugin", *arguments)
+    assert done.exit_code == 0, done.stdout
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +125,9 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     place = tmp_path / "medviz-mine"
     place.mkdir()
     (place / "work.py").write_text("precious")
-    done = CliRunner().invoke(main, ["new-plugin", "mine", "--folder", str(tmp_path)])
+    done = invoke("new-plugin", "mine", "--folder", str(tmp_path))
     assert done.exit_code == 2
-    assert "exists already; choose another name or folder" in done.output
+    assert "exists already; choose another name or folder" in done.stderr
     assert [path.name for path in place.iterdir()] == ["work.py"]
 
 

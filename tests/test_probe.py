@@ -331,6 +331,7 @@ def wrapped(model: nn.Module, how: str) -> nn.Module:
     return nn.DataParallel(model) if how == "DataParallel" else model
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # PyTorch 2.14 asks for it while it compiles
 @pytest.mark.parametrize("how", ["torch.compile", "model.compile", "part", "DataParallel"])
 @pytest.mark.parametrize("layer", ["layer", None])
 def test_wrappers_are_taken_off(how: str, layer: str | None) -> None:
@@ -1001,7 +1002,7 @@ def test_a_model_built_in_inference_mode() -> None:
     assert medviz.explain(model, torch.rand(2, 1, 8, 8), "scorecam").values.shape == (2, 1, 8, 8)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("layer", ["layer", None])
 @pytest.mark.parametrize("make", [torch.jit.script, lambda m: torch.jit.trace(m, torch.rand(2, 1, 8, 8))])
 def test_scripted_models_refuse_layers_and_take_everything_else(layer: str | None, make: Any) -> None:

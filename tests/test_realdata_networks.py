@@ -125,7 +125,7 @@ def scripted() -> nn.Module:
     return torch.jit.load(str(path), map_location="cpu").double().eval()
 
 
-SCRIPTED = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+SCRIPTED = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 
 
 @SCRIPTED

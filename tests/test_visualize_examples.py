@@ -36,6 +36,7 @@ def test_every_documented_example_is_there() -> None:
 @pytest.mark.parametrize("name", sorted(DOCUMENTED))
 def test_the_documented_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("monai")
+    pyplot.close("all")  # a change of the backend does so too in matplotlib 3.8, with a warning
     pyplot.switch_backend("Agg")
     (test,) = [test for test in examples() if test.name.rpartition(".")[2] == name]
     result = doctest.DocTestRunner().run(test)

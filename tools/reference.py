@@ -147,7 +147,8 @@ def commands() -> str:
     ]
     for name, command in main.commands.items():
         inner = click.Context(command, info_name=name, parent=context)
-        rows = [record for each in command.get_params(inner) if (record := each.get_help_record(inner))]
+        options = [each for each in command.get_params(inner) if isinstance(each, click.Option)]
+        rows = [record for each in options if (record := each.get_help_record(inner))]
         usage = f"medviz {name} {' '.join(command.collect_usage_pieces(inner))}"
         lines += [f"## medviz {name}", f"```text\n{usage}\n```", *paragraphs(command.help or ""), table(rows)]
     return page(lines)
