@@ -12,6 +12,7 @@ commas and brackets.
 from __future__ import annotations
 
 import ast
+import functools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -66,6 +67,7 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) and _stands_bare(value) else repr(value)
 
 
+@functools.lru_cache(maxsize=1024)
 def _stands_bare(text: str) -> bool:
     try:
         return parse(f"x:y={text}")[1] == {"y": text}

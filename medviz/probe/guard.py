@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import logging
 import operator
 import random
@@ -25,7 +26,7 @@ _log = logging.getLogger("medviz")
 _PATIENCE = 30.0  # seconds, after which a thread says that it waits
 _turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
 _making_turns = threading.Lock()
-_requires_grad, _grad = map(operator.attrgetter, ("requires_grad", "grad"))
+_requires_grad, _grad, _training = map(operator.attrgetter, ("requires_grad", "grad", "training"))
 _NOT_LEFT_BY_PASSES = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_non_persistent_buffers_set"}
 
 
@@ -47,15 +48,16 @@ def untouched(found: Sequence[nn.Module]) -> Iterator[State]:
     Args:
         found: all modules of a model, itself first; see `models.modules`.
     """
-    with interrupts_deferred():
-        state = State(found)
+    state = None
     try:
         with interrupts_deferred():
+            state = State(found)
             state.prepare()
         yield state
     finally:
-        with interrupts_deferred():
-            state.restore()
+        if state is not None:
+            with interrupts_deferred():
+                state.restore()
 
 
 @contextlib.contextmanager
@@ -118,7 +120,7 @@ class State:
     """What can change in a model while it runs, and the global random states."""
 
     def __init__(self, found: Sequence[nn.Module]) -> None:
-        self.modules, self.training = found, [module.training for module in found]
+        self.modules, self.training = found, list(map(_training, found))
         self.attributes = Containers(map(vars, found))
         held = by_identity(parameters(found))
         self.parameters = list(held.values())
@@ -134,13 +136,14 @@ class State:
         return Values([tensor for key, tensor in tensors.items() if key not in held])
 
     def prepare(self) -> None:
-        self._get_ready([m for m, training in zip(self.modules, self.training, strict=True) if training])
-        for module in self.modules:
-            if module.training:
+        if any(self.training):
+            self._get_ready(list(itertools.compress(self.modules, self.training)))
+            for module in filter(_training, self.modules):
                 module.training = False
-        for parameter, wanted, grad in zip(self.parameters, self.wanted, self.grads, strict=True):
-            if wanted and not parameter.is_inference():  # one made in inference mode keeps its flag for ever
+        for parameter in itertools.compress(self.parameters, self.wanted):
+            if not parameter.is_inference():  # one made in inference mode keeps its flag for ever
                 parameter.requires_grad_(False)
+        for parameter, grad in zip(self.parameters, self.grads, strict=True):
             if grad is not None:
                 parameter.grad = None
 
@@ -180,18 +183,21 @@ class State:
 
     def restore(self) -> None:
         self.attributes.restore()
-        for module, training in zip(self.modules, self.training, strict=True):
-            if module.training != training:  # a scripted module keeps it elsewhere
-                module.training = training
+        for module, training in _differing(self.modules, _training, self.training):
+            module.training = training  # a scripted module keeps it elsewhere
         if self._weights is not None:
             self._weights.restore()
-        for parameter, wanted, grad in zip(self.parameters, self.wanted, self.grads, strict=True):
-            if parameter.requires_grad != wanted:
-                parameter.requires_grad_(wanted)
-            if parameter.grad is not grad:
-                parameter.grad = grad
+        for parameter, wanted in _differing(self.parameters, _requires_grad, self.wanted):
+            parameter.requires_grad_(wanted)
+        for parameter, grad in _differing(self.parameters, _grad, self.grads):
+            parameter.grad = grad
         _set_random_states(self.random)
         self.values.restore()
+
+
+def _differing(objects: Sequence[Any], asked: Callable[[Any], Any], before: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield the objects that no longer say what they said, which is another object then, and that."""
+    return itertools.compress(zip(objects, before, strict=True), map(operator.is_not, map(asked, objects), before))
 
 
 def _has_own_eval(kind: type[nn.Module]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from torch import Tensor
 _SMALL = 2**16  # numbers; larger tensors are compared by themselves, for together they would need their size once more
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _dtype, _axes, _shape, _requires_grad = map(operator.attrgetter, ("dtype", "ndim", "shape", "requires_grad"))
-_alike = operator.attrgetter("layout", "dtype", "device", "ndim", "is_nested")
+_alike = operator.attrgetter("layout", "dtype", "device", "ndim", "is_nested", "requires_grad")
 
 
 class Values:
@@ -25,20 +24,21 @@ class Values:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._without_graph = list(itertools.filterfalse(_requires_grad, tensors))
         groups: dict[Any, list[Tensor]] = defaultdict(list)
         for tensor, alike, size in zip(tensors, map(_alike, tensors), map(Tensor.numel, tensors), strict=True):
-            alone = type(tensor) is not Tensor or tensor.layout != torch.strided or size > _SMALL
-            groups[id(tensor) if alone else alike].append(tensor)
+            groups[alike, type(tensor) is Tensor, size > _SMALL].append(tensor)
+        self._without_graph: list[Tensor] = []
         self._kept: list[_Together | _Alone] = []
-        for group in groups.values():
+        for (_, plain, large), group in groups.items():
             first = group[0]
+            if not first.requires_grad:
+                self._without_graph += group
             if first.is_meta:
                 continue  # it has no values
-            if len(group) == 1 or first.is_nested or first.is_quantized:
-                self._kept += map(_Alone, group)
-            else:
+            if len(group) > 1 and plain and not large and _can_be_joined(first):
                 self._kept.append(_Together(group))
+            else:
+                self._kept += map(_Alone, group)
 
     def restore(self) -> None:
         """Put back the values of the tensors that have changed, and take off a graph that they came into."""
@@ -91,6 +91,10 @@ class _Alone:
 
     def restore(self) -> None:
         _put_back(self._tensor, self._before)
+
+
+def _can_be_joined(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
 
 
 @torch.no_grad()
