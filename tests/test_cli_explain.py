@@ -323,9 +323,9 @@ def test_an_interrupt_ends_with_its_own_status(folder: Path) -> None:
     assert "interrupted" in result.stderr
 
 
-def test_cuda_without_a_gpu_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(explain("--model", "nets_for_cli:Net", "--device", "cuda", "--explainer", "gradcam", *MAP), "no usable GPU")
+@pytest.mark.parametrize(("device", "reason"), [("cuda:97", "cannot be used here"), ("gpu", "none that PyTorch knows")])
+def test_a_device_that_is_not_there_is_refused(folder: Path, device: str, reason: str) -> None:
+    refused(explain("--model", "nets_for_cli:Net", "--device", device, "--explainer", "gradcam", *MAP), reason)
 
 
 def test_layers_are_listed_with_shapes_and_the_choice_is_marked(folder: Path) -> None:

@@ -130,16 +130,11 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path, inside):
         run_demo(folder, True, "cpu", False, str)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:7", ""])
-def test_an_unknown_device_is_refused(tmp_path, device):
-    with pytest.raises(ValueError, match="`device` is 'auto', 'cpu' or 'cuda'"):
+@pytest.mark.parametrize("device", ["gpu", "cuda:97"])
+def test_a_device_that_is_not_there_is_refused(tmp_path, device):
+    with pytest.raises(ValueError, match=f"`device` '{device}'"):
         run_demo(tmp_path, False, device, False, str)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_named(tmp_path):
-    with pytest.raises(ValueError, match="torch finds no usable GPU here; use 'cpu'"):
-        run_demo(tmp_path, False, "cuda", False, str)
+    assert not list(tmp_path.iterdir())
 
 
 def test_its_explainers_cannot_be_swapped_by_accident():

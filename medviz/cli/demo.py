@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from medviz.cli.options import device_option
 from medviz.cli.shell import debug_option
 
 DEFAULT_FOLDER = Path("medviz-demo")
@@ -19,7 +20,7 @@ DEFAULT_FOLDER = Path("medviz-demo")
     show_default=True,
     help="The folder to write into.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @click.option(
     "--overwrite/--no-overwrite",
     default=None,

@@ -51,12 +51,14 @@ def load_model(text: str, arguments: Iterable[str], weights: Path | None, device
     """Return the model that the factory `package.module:factory` builds, with its weights, on its device.
 
     Raises:
-        ValueError: no such factory, rejected arguments, or weights that do not fit.
+        ValueError: no such device or factory, rejected arguments, or weights that do not fit.
         TypeError: the factory returns something else.
     """
     from torch import nn
 
-    chosen = choose_device(device)
+    from medviz.devices import usable
+
+    chosen = usable(device)
     factory, keywords = load_object(text, "--model"), _keywords(arguments)
     if isinstance(factory, nn.Module) and not keywords:
         model: Any = factory
@@ -70,20 +72,6 @@ def load_model(text: str, arguments: Iterable[str], weights: Path | None, device
     if weights is not None:
         load_weights(model, weights)
     return model.to(chosen)
-
-
-def choose_device(device: str) -> str:
-    """Return "cpu" or "cuda" for "auto", "cpu" or "cuda".
-
-    Raises:
-        ValueError: "cuda" without a usable GPU.
-    """
-    import torch
-
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ValueError("`--device` cuda: torch finds no usable GPU here; use --device cpu.")
-    return "cuda" if device != "cpu" and available else "cpu"
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The options that `medviz explain` and `medviz layers` share."""
+"""The options that commands share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 def _key(_: click.Context, __: click.Parameter, value: str | None) -> str | int | None:
     return int(value) if value is not None and value.isdecimal() else value
+
+
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Where the network runs: cpu, cuda, cuda:1, mps, …; auto: a GPU of CUDA, else the CPU.",
+)
 
 
 def model_options(command: _Command) -> _Command:
@@ -42,7 +51,7 @@ def model_options(command: _Command) -> _Command:
                 metavar="KEY",
                 help="Which part of the network's output is meant: a key of a dict, or a position in a list.",
             ),
-            click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+            device_option,
         ]
     ):
         command = option(command)

@@ -15,6 +15,7 @@ from medviz.demo.files import Files
 from medviz.demo.measure import measure
 from medviz.demo.network import CLASSES, LesionNet, load_network
 from medviz.demo.scan import Lesion, load_scan, plant
+from medviz.devices import usable
 from medviz.image import Image
 
 EXPLAINERS = ("medviz-xai/gradcam", "medviz-xai/gradcampp", "medviz-xai/layercam")
@@ -29,7 +30,7 @@ def run_demo(folder: Path, overwrite: bool, device: str, progress: bool, echo: C
     Args:
         folder: where to; made if it is missing.
         overwrite: replace the files of an earlier run. Files of other names in the folder are left alone.
-        device: "auto" (a GPU if torch finds one), "cpu" or "cuda".
+        device: "auto" (a GPU of CUDA, else the CPU), or a name such as "cpu", "cuda:1" or "mps".
         progress: show bars on stderr, where that is a terminal.
         echo: called with the report, a line or a few at a time.
 
@@ -40,7 +41,7 @@ def run_demo(folder: Path, overwrite: bool, device: str, progress: bool, echo: C
     """
     files = Files(Path(folder).expanduser(), overwrite, progress)
     files.check(_METHODS)
-    where = _device(device)
+    where = usable(device)
     scan = load_scan(0)
     planted, lesion = plant(scan, SEED)
     echo(_describe(scan, lesion))
@@ -64,15 +65,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _device(device: str) -> torch.device:
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"`device` is 'auto', 'cpu' or 'cuda'; got {device!r}.")
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ValueError("`device` is 'cuda', but torch finds no usable GPU here; use 'cpu'.")
-    return torch.device("cuda" if available and device != "cpu" else "cpu")
 
 
 def _describe(scan: Image, lesion: Lesion) -> str:

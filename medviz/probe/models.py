@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from medviz.devices import as_device
+
 _children, _values = operator.attrgetter("_modules"), operator.methodcaller("values")
 _SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
 
@@ -71,13 +73,14 @@ def placement(model: nn.Module, images: Tensor, device: torch.device | str | Non
     """Return where the images go and in which precision: those of the model's first floating parameter.
 
     Raises:
-        ValueError: no parameter is on the `device` that was asked for; the model is never moved.
+        ValueError: no parameter is on the `device` that was asked for, for the model is never moved; or there is no
+            such device.
     """
     floating = (t for t in itertools.chain(model.parameters(), model.buffers()) if t.is_floating_point())
     first = next(floating, images)
     if device is None:
         return first.device, first.dtype
-    wanted = torch.device(device)
+    wanted = as_device(device)
     if first is images:
         return wanted, first.dtype
     on = list(dict.fromkeys([first.device, *(t.device for t in floating)]))

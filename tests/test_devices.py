@@ -1,0 +1,32 @@
+"""Devices by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import REAL
+from torch import nn
+
+import medviz
+from medviz.devices import as_device, usable
+
+
+@pytest.mark.parametrize("device", REAL)
+def test_what_can_be_used_is_taken(device: str) -> None:
+    assert usable(device) == torch.device(device)
+    assert usable("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "0", "cuda:-1", "CPU"])
+def test_a_name_that_does_not_exist_is_refused(name: str) -> None:
+    for named in (as_device, usable):
+        with pytest.raises(ValueError, match=f"`device` '{name}' is none that PyTorch knows"):
+            named(name)
+    with pytest.raises(ValueError, match="none that PyTorch knows"):
+        medviz.explain(nn.Conv2d(1, 2, 1), torch.rand(1, 1, 4, 4), "vanillagrad", device=name)
+
+
+@pytest.mark.parametrize("name", ["meta", "cuda:97", "xla", "hpu", "vulkan"])
+def test_a_device_that_cannot_be_used_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^`device` '{name}' cannot be used here: .{{5,150}}; use cpu\.$"):
+        usable(name)
