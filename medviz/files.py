@@ -153,17 +153,23 @@ class PictureSink(FileSink):
     renderer: Renderer = registry.field(kind="renderers", default=DEFAULT_RENDERER, kw_only=True)
 
 
-def check_destinations(sinks: Iterable[Sink], places: Iterable[Place]) -> None:
+def check_destinations(sinks: Iterable[Sink], places: Iterable[Place], read: Iterable[Path] = ()) -> None:
     """Refuse, before any network runs, two results that would go to one file and files that may not be replaced.
 
+    Args:
+        sinks: what writes.
+        places: of the results.
+        read: files that are read, which no sink may replace.
+
     Raises:
-        ValueError: two results have one destination.
+        ValueError: two results have one destination, or it is one of the files that are `read`.
         FileExistsError: a destination exists and its sink may not replace it.
         IsADirectoryError: a destination is a folder.
         NotADirectoryError: a destination lies in what is a file.
         PermissionError: a destination lies in a folder that cannot be written to.
     """
     taken: set[Path] = set()
+    kept = {path.expanduser().resolve() for path in read}
     places = list(places)
     for sink in sinks:
         if not isinstance(sink, FileSink):
@@ -174,6 +180,8 @@ def check_destinations(sinks: Iterable[Sink], places: Iterable[Place]) -> None:
                 raise ValueError(
                     f"two results would be written to {str(path)!r}; tell them apart with {_LISTED} in `path`."
                 )
+            if path.resolve() in kept:
+                raise ValueError(f"{str(path)!r} is read, and would be replaced; choose another `path`.")
             taken.add(path.resolve())
             _check_free(path, sink.overwrite)
 

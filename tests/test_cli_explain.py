@@ -272,6 +272,15 @@ def test_collisions_are_refused_before_the_network_runs(folder: Path, sinks: tup
     assert (folder / "there-class-0.npz").read_text() == "mine"
 
 
+@pytest.mark.parametrize("path", ["nifti:path=scan.nii.gz", "nifti:path=./{explainer}/../link.nii.gz"])
+def test_no_map_replaces_what_is_read(folder: Path, path: str) -> None:
+    (folder / "link.nii.gz").symlink_to("scan.nii.gz")
+    before = Path("scan.nii.gz").read_bytes()
+    (folder / "gradcam").mkdir()
+    refused(explain(*MODEL, "--explainer", "gradcam", "--sink", f"{path},overwrite=true"), "is read, and would be")
+    assert Path("scan.nii.gz").read_bytes() == before
+
+
 def test_overwriting_is_asked_for_at_the_sink(folder: Path) -> None:
     (folder / "map.nii.gz").write_text("old")
     done = explain(*MODEL, "--explainer", "gradcam", "--sink", "nifti:path=map.nii.gz,overwrite=true")

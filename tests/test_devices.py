@@ -14,10 +14,11 @@ from medviz.devices import as_device, usable
 @pytest.mark.parametrize("device", REAL)
 def test_what_can_be_used_is_taken(device: str) -> None:
     assert usable(device) == torch.device(device)
+    assert usable("cpu:0") == torch.device("cpu")
     assert usable("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "0", "cuda:-1", "CPU"])
+@pytest.mark.parametrize("name", ["gpu", "", "0", "cuda:-1", "cuda:256", "CPU"])
 def test_a_name_that_does_not_exist_is_refused(name: str) -> None:
     for named in (as_device, usable):
         with pytest.raises(ValueError, match=f"`device` '{name}' is none that PyTorch knows"):

@@ -64,7 +64,7 @@ def explain(**options: Any) -> None:
     explainers = [get_explainer(text) for text in options["explainers"]]
     targets: Any = [parse(text) for text in options["targets"]]
     plan = writing.Plan.of(options["sinks"], options["renderers"], options["tag"], options["step"])
-    plan.check(explainers, targets, len(options["images"]))
+    plan.check(explainers, targets, options["images"], options["weights"])
     images = loading.read_images(options["images"], options["reader"], options["preprocess"], wrappers)
     model = loading.load_model(options["model"], options["model_arg"], options["weights"], options["device"])
     attributions: Any = medviz.explain(

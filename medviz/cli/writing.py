@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -46,15 +47,18 @@ class Plan:
             )
         return cls(pairs, tag, step)
 
-    def check(self, explainers: Sequence[Explainer], targets: Sequence[Any], images: int) -> None:
-        """Refuse results that would overwrite one another or an existing file."""
+    def check(
+        self, explainers: Sequence[Explainer], targets: Sequence[Any], images: Sequence[Path], weights: Path | None
+    ) -> None:
+        """Refuse results that would overwrite one another, an existing file, an image or the weights."""
         places = [
             Place(index, registry.describe(explainer), as_target(target).label, self.tag or "", self.step)
             for explainer in explainers
             for target in targets
-            for index in range(images)
+            for index in range(len(images))
         ]
-        check_destinations([sink for sink, _ in self.pairs], places)
+        read = [*images, *([] if weights is None else [weights])]
+        check_destinations([sink for sink, _ in self.pairs], places, read)
 
     def write(self, attributions: Sequence[Attribution], wrappers: Any) -> Iterator[str]:
         """Draw and write everything, each picture drawn once; yield where to, each place once."""
