@@ -423,13 +423,50 @@ def test_a_norm_over_channels_inside_of_a_layer_does_not_put_them_last() -> None
 
 
 def test_the_automatic_choice_refuses_channels_last() -> None:
-    model, image = Last(), torch.rand(2, 1, 16, 16)
+    class Pooled(Last):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.block(self.norm(self.conv(x).permute(0, 2, 3, 1))).mean((1, 2)))
+
+    model, image = Pooled(), torch.rand(2, 1, 16, 16)
     with pytest.raises(ValueError, match='reshape="channels_last"'):
         medviz.explain(model, image, "gradcam")
     named = medviz.explain(model, image, "hirescam:layer=block,reshape=channels_last,relu=false", 1)
     assert named.raw.shape == (2, 1, 4, 4)
     expected = torch.tensor(named.scores) - model.fc.bias[1].detach()
     torch.testing.assert_close(named.raw.flatten(1).sum(1), expected)
+
+
+class Stage(nn.Module):
+    """As in ConvNeXt: channels are last inside of the block, and first outside."""
+
+    def __init__(self, nd: int) -> None:
+        super().__init__()
+        self.mix = (nn.Conv2d if nd == 2 else nn.Conv3d)(16, 16, 3, padding=1, groups=16)
+        self.norm, self.linear = nn.LayerNorm(16), nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear(self.norm(self.mix(x).movedim(1, -1))).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("nd", [2, 3])
+def test_channels_last_inside_of_a_block_matter_to_nobody(nd: int) -> None:
+    stem, pool = (nn.Conv2d, nn.AdaptiveAvgPool2d) if nd == 2 else (nn.Conv3d, nn.AdaptiveAvgPool3d)
+    stages = nn.Sequential(stem(1, 16, 4, 4), Stage(nd), Stage(nd))
+    model, image = nn.Sequential(stages, pool(1), nn.Flatten(), nn.Linear(16, 3)), torch.rand(2, 1, *[16] * nd)
+    found = medviz.explain(model, image, "hirescam:relu=false", 1)
+    assert found.raw.shape == (2, 1, *[4] * nd)
+    expected = torch.tensor(found.scores) - model[3].bias[1].detach()
+    torch.testing.assert_close(found.raw.flatten(1).sum(1), expected)
+    for layer in ("0", "0.1", "0.0"):
+        with pytest.raises(ValueError, match="channels first; leave `reshape` out"):
+            medviz.explain(model, image, f"gradcam:layer={layer!r},reshape=channels_last", 1)
+
+
+def test_a_grid_for_what_is_a_grid_already_is_refused() -> None:
+    model, image = nn.Sequential(*list(Square().conv), nn.Flatten(), nn.Linear(8 * 64, 3)), torch.rand(1, 8, 8, 8)
+    with pytest.raises(ValueError, match=r"is a grid already; `reshape` \(4, 16\) is for tokens"):
+        medviz.explain(model, image, "hirescam:layer='1',reshape=[4,16]", 1)
+    assert medviz.explain(model, image, "hirescam:layer='1',reshape=[8,8]", 1).raw.shape == (1, 1, 8, 8)
 
 
 def test_a_layer_behind_the_last_attention_has_nothing_to_map() -> None:
@@ -449,6 +486,26 @@ def test_a_layer_behind_the_last_attention_has_nothing_to_map() -> None:
         with pytest.raises(ValueError, match="only through its class token"):
             medviz.explain(model, image, f"{name}:layer=encoder.layers.1", 1)
     assert medviz.explain(model, image, "hirescam:layer=encoder.layers.0,relu=false", 1).values.abs().max() > 0
+
+
+def test_a_side_branch_whose_output_is_dropped_is_refused_beside_others() -> None:
+    """Its node is gone when the gradient is asked for, which ended the interpreter with PyTorch 2.6."""
+
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.side, self.fc = nn.Conv2d(8, 8, 1), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x).relu_()
+            self.side(x)
+            return self.fc(self.second(x).mul_(2).relu_().mean((2, 3)))
+
+    layers = ["gradcam:layer=second", "gradcam:layer=side", "layercam:layer=first"]
+    for _ in range(3):
+        with pytest.raises(ValueError, match="does not depend on `layer` 'side'"):
+            medviz.explain(Dropped(), torch.rand(2, 1, 64, 64), layers, [0, 1])
 
 
 @pytest.mark.parametrize("name", ["gradcam", "ablationcam"])

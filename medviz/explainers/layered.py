@@ -118,22 +118,39 @@ class LayerExplainer(Explainer):
         image = tuple(probe.inputs.shape)
         if callable(self.reshape):
             features = self.reshape(features)
-        elif self.reshape == "channels_last":
-            features = features.movedim(-1, 1)
-        elif features.ndim == 3:
+        elif features.ndim == 3 and self.reshape != "channels_last":
             sizes = self.reshape if self.reshape is not None else _token_grid(features.shape[1], image[2:], layer)
             features = _tokens_to_grid(features, tuple(int(n) for n in sizes), layer)
-        elif features.ndim == len(image) and probe.remember((layer, "axes"), lambda: probe.is_channels_last(layer)):
-            raise ValueError(
-                f"`layer` {layer!r} returns {tuple(features.shape)}, channels last; give reshape='channels_last' (or, "
-                "where they do come first, a function that returns them as they are)."
-            )
+        elif features.ndim == len(image):
+            features = self._channels_first(probe, layer, features)
+        elif self.reshape == "channels_last":
+            features = features.movedim(-1, 1)
         if features.ndim != len(image) or len(features) != image[0] or math.prod(features.shape[2:]) <= 1:
             raise ValueError(
                 f"`layer` {layer!r} has no spatial extent: its features are {tuple(features.shape)}, expected "
-                f"(B, K, *s) with {len(image) - 2} spatial axes. Name an earlier layer, or say with `reshape` how to "
-                "get there."
+                f"(B, K, *s) with {len(image) - 2} spatial axes and more than one cell. Name an earlier layer, or say "
+                "with `reshape` how to get there."
             )
+        return features
+
+    def _channels_first(self, probe: Probe, layer: str, features: Tensor) -> Tensor:
+        """Return features that are a grid already, `(B, K, *s)` or `(B, *s, K)`, as the former."""
+        axis = probe.remember((layer, "axis"), lambda: probe.channel_axis(layer))
+        returns = f"`layer` {layer!r} returns {tuple(features.shape)}"
+        if self.reshape is None and axis == -1:
+            raise ValueError(
+                f"{returns}, channels last; give reshape='channels_last' (or, where they do come first, a function "
+                "that returns them as they are)."
+            )
+        if self.reshape == "channels_last":
+            if axis == 1:
+                raise ValueError(
+                    f"{returns}, channels first; leave `reshape` out (or, where they do come last, give a function "
+                    "that moves them)."
+                )
+            return features.movedim(-1, 1)
+        if self.reshape is not None and tuple(features.shape[2:]) != self.reshape:
+            raise ValueError(f"{returns}, which is a grid already; `reshape` {self.reshape} is for tokens (B, N, K).")
         return features
 
 

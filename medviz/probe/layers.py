@@ -76,6 +76,16 @@ def works_along_last(module: nn.Module, last: int) -> bool:
     return type(module) is nn.LayerNorm and tuple(module.normalized_shape) == (last,)
 
 
+def channel_axis(module: nn.Module, shape: Sequence[int], model: Sequence[nn.Module]) -> int | None:
+    """Return which axis of what a layer returns holds its channels, 1 or -1, as the layers tell; None: they do not.
+
+    Args as `is_channels_last`.
+    """
+    if is_channels_last(module, shape, model):
+        return -1
+    return 1 if is_channels_first(shape, model) else None
+
+
 def is_channels_last(module: nn.Module, shape: Sequence[int], model: Sequence[nn.Module]) -> bool:
     """Return whether what a layer returns is `(B, *s, K)`, though it looks like `(B, K, *s)`, as the layers tell.
 
@@ -94,12 +104,28 @@ def is_channels_last(module: nn.Module, shape: Sequence[int], model: Sequence[nn
     inside = module.modules() if second == last else module.children()
     if any(type(layer) is nn.LayerNorm and works_along_last(layer, last) for layer in inside):
         return not _has_channels(module.modules(), second)
-    kinds = {kind for kind in set(map(type, model)) if issubclass(kind, nn.Linear | nn.LayerNorm)}
-    along: list[Any] = [layer for layer in model if type(layer) in kinds]
-    widths = {layer.in_features if isinstance(layer, nn.Linear) else layer.normalized_shape[-1] for layer in along}
+    widths = _widths(model)
     if last not in widths or second in widths or _has_channels(model, second):
         return False
     return not any(weight.shape[:1] == (second,) for weight in module.parameters())
+
+
+def is_channels_first(shape: Sequence[int], model: Sequence[nn.Module]) -> bool:
+    """Return whether something in the model has as many channels as the second axis is long, and nothing as the last.
+
+    Args:
+        shape: of what a layer returns.
+        model: all modules of the model.
+    """
+    widths = _widths(model)
+    return shape[-1] not in widths and (shape[1] in widths or _has_channels(model, shape[1]))
+
+
+def _widths(model: Sequence[nn.Module]) -> set[int]:
+    """How many channels the layers take that work along the last axis."""
+    kinds = {kind for kind in set(map(type, model)) if issubclass(kind, nn.Linear | nn.LayerNorm)}
+    along: list[Any] = [layer for layer in model if type(layer) in kinds]
+    return {layer.in_features if isinstance(layer, nn.Linear) else layer.normalized_shape[-1] for layer in along}
 
 
 def _has_channels(modules: Iterable[nn.Module], number: int) -> bool:

@@ -129,6 +129,8 @@ def autocast_dtype(device: torch.device, autocast: bool | torch.dtype | None) ->
     """Return what the model is cast to, or None; an `autocast` of None means what is switched on around the call."""
     if isinstance(autocast, torch.dtype):
         return autocast
+    if autocast is not None and not isinstance(autocast, bool):
+        raise TypeError(f"`autocast` is {autocast!r}; expected None, True, False or a dtype.")
     wanted = torch.is_autocast_enabled(device.type) if autocast is None else autocast
     return torch.get_autocast_dtype(device.type) if wanted else None
 

@@ -20,7 +20,7 @@ from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import Compiled, check_compiled
 from medviz.probe.gradients import wide
 from medviz.probe.guard import untouched
-from medviz.probe.layers import Layer, is_channels_last, module_of
+from medviz.probe.layers import Layer, channel_axis, module_of
 from medviz.probe.opened import Opened
 from medviz.probe.patched import Patched
 from medviz.probe.perturbed import Rows, which_image
@@ -237,10 +237,10 @@ class Probe:
         """Return `layer`, or the name of the automatic choice where it is None."""
         return self._clean.layer_name(layer)
 
-    def is_channels_last(self, layer: str) -> bool:
-        """Return whether what `layer` returns is `(B, *s, K)`, though it looks like `(B, K, *s)`."""
-        shape = self._clean.tensor(layer).shape
-        return is_channels_last(module_of(self._runner.model, layer), shape, self._opened().modules)
+    def channel_axis(self, layer: str) -> int | None:
+        """Return which axis of a layer's output holds its channels, 1 or -1, as the layers tell; None: they do not."""
+        module, shape = module_of(self._runner.model, layer), self._clean.tensor(layer).shape
+        return channel_axis(module, shape, self._opened().modules)
 
     def layers(self) -> list[Layer]:
         """Return the layers that one forward pass calls, with the shapes of their outputs; costs one pass."""

@@ -86,6 +86,12 @@ class Runner:
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return self.model(*args, **kwargs)
+        except TypeError as err:
+            if f"{type(self.model).__name__}.forward() missing" not in str(err):
+                raise
+            raise TypeError(
+                f"{err}; hand over what the model takes beside the image with `model_args` or `model_kwargs`."
+            ) from err
         except RuntimeError as err:
             if "Inference tensors cannot be saved for backward" not in str(err):
                 raise
