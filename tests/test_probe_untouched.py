@@ -391,3 +391,38 @@ def test_compiled_models_run_compiled_again_after_the_last_of_several_threads() 
     assert eval_frame._stance.stance == "force_eager"
     second.__exit__(None, None, None)
     assert eval_frame._stance.stance == before
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_parameter_that_came_into_a_graph_is_taken_off(wanted: bool) -> None:
+    class Prototypes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.means = nn.Parameter(torch.zeros(4), requires_grad=wanted)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.means.mul_(0.9).add_(0.1 * x.mean(0))  # forgets no_grad
+            return x - self.means
+
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 4), Prototypes())
+    grads = [torch.ones_like(p) for p in model.parameters()]
+    for parameter, grad in zip(model.parameters(), grads, strict=True):
+        parameter.grad = grad
+    flags = [p.requires_grad for p in model.parameters()]
+    assert medviz.explain(model, torch.rand(1, 1, 8, 8), "gradcam:layer='0'", 1).values.any()
+    assert all(p.grad is grad for p, grad in zip(model.parameters(), grads, strict=True))
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.is_leaf for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_parameter_that_was_in_a_graph_before_stays_in_it() -> None:
+    """As `torch.func.functional_call` puts one in the place of a parameter."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 4))
+    doubled: Any = model[0].weight * 2
+    model[0]._parameters["weight"] = doubled
+    with pytest.raises(RuntimeError, match="leaf"):
+        medviz.explain(model, torch.rand(1, 1, 8, 8), "gradcam:layer='0'", 1)
+    assert model[0]._parameters["weight"] is doubled
+    assert doubled.grad_fn is not None
+    assert model[2].weight.requires_grad

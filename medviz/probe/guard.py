@@ -26,7 +26,7 @@ _log = logging.getLogger("medviz")
 _PATIENCE = 30.0  # seconds, after which a thread says that it waits
 _turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
 _making_turns = threading.Lock()
-_requires_grad, _grad, _training = map(operator.attrgetter, ("requires_grad", "grad", "training"))
+_requires_grad, _grad, _is_leaf, _training = map(operator.attrgetter, ("requires_grad", "grad", "is_leaf", "training"))
 _NOT_LEFT_BY_PASSES = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_non_persistent_buffers_set"}
 
 
@@ -126,6 +126,7 @@ class State:
         self.parameters = list(held.values())
         # no pairs: hundreds of small objects wake the garbage collector
         self.wanted, self.grads = (list(map(asked, self.parameters)) for asked in (_requires_grad, _grad))
+        self._leaves = list(filter(_is_leaf, self.parameters))
         self.values = self._values_beside(held, self.attributes)
         self.random = _random_states()
         self._weights: Values | None = None
@@ -187,12 +188,14 @@ class State:
             module.training = training  # a scripted module keeps it elsewhere
         if self._weights is not None:
             self._weights.restore()
-        for parameter, wanted in _differing(self.parameters, _requires_grad, self.wanted):
-            parameter.requires_grad_(wanted)
-        for parameter, grad in _differing(self.parameters, _grad, self.grads):
-            parameter.grad = grad
         _set_random_states(self.random)
         self.values.restore()
+        for parameter in itertools.filterfalse(_is_leaf, self._leaves):
+            parameter.detach_()  # the model has written into it, in place, what has a graph
+        for parameter, grad in _differing(self.parameters, _grad, self.grads):
+            parameter.grad = grad
+        for parameter, wanted in _differing(self.parameters, _requires_grad, self.wanted):
+            parameter.requires_grad_(wanted)
 
 
 def _differing(objects: Sequence[Any], asked: Callable[[Any], Any], before: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
