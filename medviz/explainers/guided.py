@@ -1,13 +1,14 @@
 """The rule of guided backpropagation, applied to what a network calls and not to the names of its modules.
 
 Every rectifier that is called through torch is meant: `nn.ReLU`, `F.relu`, `torch.relu`, `tensor.relu_()`, shared and
-in-place ones, ReLU6, hard tanh, thresholds and `clamp(min=0)`. The forward values are never changed. Behind a
-rectifier f the gradient g goes on as f'(x) · max(g, 0) where f(x) > 0 and as 0 elsewhere: for a ReLU the paper's rule.
-The same generalises to LeakyReLU, PReLU, RReLU, ELU, SELU, CELU, Softplus, SiLU, GELU, Mish and Hardswish.
+in-place ones, ReLU6, hard tanh, thresholds, `clamp(min=0)` and the maximum with zeros. The forward values are never
+changed. Behind a rectifier f the gradient g goes on as f'(x) · max(g, 0) where f(x) > 0 and as 0 elsewhere: for a ReLU
+the paper's rule. The same generalises to LeakyReLU, PReLU, RReLU, ELU, SELU, CELU, Softplus, SiLU, GELU, Mish and
+Hardswish.
 
 Out of reach is what torch is never asked for: scripted modules, and activations put together from other operations,
 such as `x * torch.sigmoid(x)`. Modules that are called like an activation and turn out to be one of those are refused
-by name; a function that does the same without a module of its own (`torch.maximum(x, zero)`) passes unseen.
+by name; an expression that does the same without a module of its own (`x * (x > 0)`) passes unseen.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _CLAMPS: frozenset[Callable[..., Any]] = frozenset(
         *(torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_),
     }
 )
+_MAXIMA: frozenset[Callable[..., Any]] = frozenset({torch.maximum, Tensor.maximum, torch.max, Tensor.max})
 _ACTIVATION = re.compile(r"(elu|swish|silu|mish)\d*(activation|implementation)?$", re.IGNORECASE)
 
 
@@ -118,6 +120,8 @@ class _Mode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _MAXIMA and _is_with_zeros(args, kwargs):
+            return self._gated(func(*args, **kwargs))
         if func not in _RECTIFIERS and not (func in _CLAMPS and _clamps_at_zero(args, kwargs)):
             return func(*args, **kwargs)
         x = args[0] if args else kwargs.get("input")
@@ -143,6 +147,12 @@ def _gate(positive: Tensor, gradient: Tensor | None) -> Tensor | None:
 def _clamps_at_zero(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     low = kwargs.get("min", args[1] if len(args) > 1 else None)
     return low is not None and bool((as_tensor(low) == 0).all())
+
+
+def _is_with_zeros(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether one of two values is zero everywhere, and no value that the network has made."""
+    both = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    return len(both) == 2 and any(not value.requires_grad and not value.any() for value in both)
 
 
 def _in_place(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
