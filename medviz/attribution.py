@@ -166,7 +166,7 @@ class Attribution:
         """
         try:
             with open(Path(path).expanduser(), "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files if name != "meta"}
+                arrays = {name: file[name] for name in _ARRAYS if name in file.files}
                 meta = json.loads(str(file["meta"]))
             if (number := meta.pop("format")) == _FORMAT:
                 for name in ("classes", "scores", "index"):

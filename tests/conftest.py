@@ -1,12 +1,24 @@
 """What has to happen before torch is imported, and the device that is only there for the tests that name it."""
 
 import os
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with several threads each would fight for the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Let a test make the same networks and images whatever ran before it in its process."""
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -213,6 +213,15 @@ def test_what_is_saved_comes_back(tmp_path_factory, array, double, full, target,
     assert same(before, Attribution.load(path))
 
 
+def test_an_array_that_does_not_belong_to_it_is_left_alone(tmp_path):
+    """Such as `allow_pickle`, which NumPy before 2.1 took for the name of one."""
+    before = attribution()
+    path = before.save(tmp_path / "a.npz")
+    with np.load(path) as file:
+        np.savez(path, **file, allow_pickled=np.array(False))
+    assert same(before, Attribution.load(path))
+
+
 def test_bfloat16_comes_back(tmp_path):
     before = attribution(image=torch.rand(1, 1, 4, 5, 6).bfloat16())
     assert same(before, Attribution.load(before.save(tmp_path / "a.npz")))
