@@ -15,7 +15,7 @@ def as_device(device: torch.device | str) -> torch.device:
     try:
         found = torch.device(device)
         if not isinstance(device, str) or str(found) == device:  # "cuda:256" becomes "cuda:0"
-            return found
+            return torch.device("cpu") if found.type == "cpu" else found  # no tensor says "cpu:0"
     except (RuntimeError, TypeError) as err:
         reason = err
     raise ValueError(f"`device` {device!r} is none that PyTorch knows, such as cpu, cuda, cuda:1 or mps.") from reason
@@ -37,4 +37,4 @@ def usable(device: str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as err:
         reason = str(err).partition("\n")[0].partition(". ")[0].rstrip(".")  # what follows is for PyTorch's developers
         raise ValueError(f"`device` {device!r} cannot be used here: {reason}; use cpu.") from err
-    return torch.device("cpu") if found.type == "cpu" else found  # no tensor says "cpu:0"
+    return found

@@ -14,7 +14,9 @@ from medviz.devices import as_device, usable
 @pytest.mark.parametrize("device", REAL)
 def test_what_can_be_used_is_taken(device: str) -> None:
     assert usable(device) == torch.device(device)
-    assert usable("cpu:0") == torch.device("cpu")
+    assert usable("cpu:0") == as_device(torch.device("cpu:3")) == torch.device("cpu")
+    model, image = nn.Conv2d(1, 2, 1), torch.rand(1, 1, 4, 4)
+    assert medviz.explain(model, image, "vanillagrad", lambda out: out.sum((1, 2, 3)), device="cpu:0").values.any()
     assert usable("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 

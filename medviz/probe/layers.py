@@ -79,19 +79,10 @@ def works_along_last(module: nn.Module, last: int) -> bool:
 def channel_axis(module: nn.Module, shape: Sequence[int], model: Sequence[nn.Module]) -> int | None:
     """Return which axis of what a layer returns holds its channels, 1 or -1, as the layers tell; None: they do not.
 
-    Args as `is_channels_last`.
-    """
-    if is_channels_last(module, shape, model):
-        return -1
-    return 1 if is_channels_first(shape, model) else None
-
-
-def is_channels_last(module: nn.Module, shape: Sequence[int], model: Sequence[nn.Module]) -> bool:
-    """Return whether what a layer returns is `(B, *s, K)`, though it looks like `(B, K, *s)`, as the layers tell.
-
-    Either the layer works along the last axis; or a norm right inside of it does, and nothing inside has as many
-    channels as the second axis is long; or others do, and nothing in the model has. Where both axes are of one length,
-    any norm inside counts, however deep.
+    The last one, `(B, *s, K)`, where the layer works along it; or a norm right inside of it does, and nothing inside
+    has as many channels as the second axis is long; or others do, and nothing in the model has. Where both axes are of
+    one length, any norm inside counts, however deep. The second one, where something has as many channels as it is
+    long, and nothing works along a last axis of this length.
 
     Args:
         module: the layer.
@@ -100,25 +91,15 @@ def is_channels_last(module: nn.Module, shape: Sequence[int], model: Sequence[nn
     """
     second, last = shape[1], shape[-1]
     if works_along_last(module, last):
-        return True
+        return -1
     inside = module.modules() if second == last else module.children()
     if any(type(layer) is nn.LayerNorm and works_along_last(layer, last) for layer in inside):
-        return not _has_channels(module.modules(), second)
+        return None if _has_channels(module.modules(), second) else -1
     widths = _widths(model)
-    if last not in widths or second in widths or _has_channels(model, second):
-        return False
-    return not any(weight.shape[:1] == (second,) for weight in module.parameters())
-
-
-def is_channels_first(shape: Sequence[int], model: Sequence[nn.Module]) -> bool:
-    """Return whether something in the model has as many channels as the second axis is long, and nothing as the last.
-
-    Args:
-        shape: of what a layer returns.
-        model: all modules of the model.
-    """
-    widths = _widths(model)
-    return shape[-1] not in widths and (shape[1] in widths or _has_channels(model, shape[1]))
+    known = second in widths or _has_channels(model, second)
+    if last not in widths:
+        return 1 if known else None
+    return None if known or any(weight.shape[:1] == (second,) for weight in module.parameters()) else -1
 
 
 def _widths(model: Sequence[nn.Module]) -> set[int]:

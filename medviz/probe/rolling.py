@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medviz.probe.cut import Cut
-from medviz.probe.layers import Layer, hand_on, hooked, is_channels_first, works_along_last
+from medviz.probe.layers import Layer, channel_axis, hand_on, hooked, works_along_last
 from medviz.probe.outputs import first_tensor
 from medviz.probe.starts import Starts, is_its_own
 
@@ -142,9 +142,8 @@ class RollingCut:
                 "still depends on: before the last attention, such as the first norm of the last block. The model's "
                 f"token layers end with {[seen.name for seen in tokens][-4:]}."
             )
-        shape = self.seen[spatial[-1]].shape if spatial else None
-        last = shape is not None and any(seen.channels_last for seen in self.seen)
-        if shape is not None and last and not is_channels_first(shape, list(self.model.modules())):
+        mixed = spatial and any(seen.channels_last for seen in self.seen)
+        if mixed and self._channel_axis(self.seen[spatial[-1]]) != 1:
             raise ValueError(
                 "`layer` cannot be chosen for a model that works on (B, *s, C), channels last; name one, with "
                 'reshape="channels_last".'
@@ -152,6 +151,9 @@ class RollingCut:
         if not spatial:
             raise ValueError("no layer of the model returns a spatial extent (B, K, *s); nothing can be mapped.")
         return self.seen[spatial[-1]].name
+
+    def _channel_axis(self, seen: _Seen) -> int | None:
+        return None if seen.shape is None else channel_axis(seen.module, seen.shape, list(self.model.modules()))
 
     def _coarsest(self) -> str:
         parametrised = [i for i, seen in enumerate(self.seen) if seen.parametrised]
