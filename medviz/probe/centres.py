@@ -179,6 +179,8 @@ class _Follow(TorchFunctionMode):
         if not moves.keeps(name, args, kwargs, self._axes):
             return _Nowhere.LOST
         here = [place for tensor, place in maps if tuple(tensor.shape[2:]) == grid]
+        if not here and _Nowhere.APART in places:
+            return _Nowhere.APART  # such as one that a single cell weighs
         if not here and all(n in (1, old) for n, old in zip(grid, maps[0][0].shape[2:], strict=True)):
             return _Nowhere.ANYWHERE  # a mean over an axis
         return _together(here)
