@@ -10,7 +10,7 @@ import re
 import secrets
 import string
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -141,6 +141,10 @@ class FileSink(Sink):
         """Return the file that this result goes to."""
         return Place.of(attribution, tag, step).expand(self.path)
 
+    def check(self, place: Place) -> None:
+        """Refuse a file that may not be replaced or cannot be made; errors as `check_destinations`."""
+        _check_free(place.expand(self.path), self.overwrite)
+
 
 @attrs.frozen(eq=False)
 class PictureSink(FileSink):
@@ -154,7 +158,7 @@ class PictureSink(FileSink):
 
 
 def check_destinations(sinks: Iterable[Sink], places: Iterable[Place], read: Iterable[Path] = ()) -> None:
-    """Refuse, before any network runs, two results that would go to one file and files that may not be replaced.
+    """Refuse, before any network runs, two results that would go to one file, and what a sink cannot write.
 
     Args:
         sinks: what writes.
@@ -163,6 +167,7 @@ def check_destinations(sinks: Iterable[Sink], places: Iterable[Place], read: Ite
 
     Raises:
         ValueError: two results have one destination, or it is one of the files that are `read`.
+        Exception: what a sink's own `check` raises; of those that write files:
         FileExistsError: a destination exists and its sink may not replace it.
         IsADirectoryError: a destination is a folder.
         NotADirectoryError: a destination lies in what is a file.
@@ -172,32 +177,62 @@ def check_destinations(sinks: Iterable[Sink], places: Iterable[Place], read: Ite
     kept = {path.expanduser().resolve() for path in read}
     places = list(places)
     for sink in sinks:
-        if not isinstance(sink, FileSink):
-            continue
-        for place in places:
-            path = place.expand(sink.path)
-            if path.resolve() in taken:
-                raise ValueError(
-                    f"two results would be written to {str(path)!r}; tell them apart with {_LISTED} in `path`."
-                )
-            if path.resolve() in kept:
-                raise ValueError(f"{str(path)!r} is read, and would be replaced; choose another `path`.")
-            taken.add(path.resolve())
-            _check_free(path, sink.overwrite)
+        for place in known_to(sink, places):
+            if isinstance(sink, FileSink):
+                path = place.expand(sink.path)
+                if path.resolve() in taken:
+                    raise ValueError(
+                        f"two results would be written to {str(path)!r}; tell them apart with {_LISTED} in `path`."
+                    )
+                if path.resolve() in kept:
+                    raise ValueError(f"{str(path)!r} is read, and would be replaced; choose another `path`.")
+                taken.add(path.resolve())
+            sink.check(place)
+
+
+def known_to(sink: Sink, places: Sequence[Place]) -> list[Place]:
+    """Return the places of results that go to one sink together, each with the tag that the sink is given.
+
+    A sink that writes no files knows results by their tag alone: where several methods or targets have one tag, theirs
+    are put behind it.
+    """
+    if isinstance(sink, FileSink) or len({(place.explainer, place.target) for place in places}) < 2:
+        return list(places)
+    tags = ["/".join(filter(None, (p.tag, p.explainer, p.target))) if p.tag else "" for p in places]
+    return [attrs.evolve(place, tag=tag) for place, tag in zip(places, tags, strict=True)]
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that files cannot be written into; one that is missing must be possible to make.
+
+    Raises:
+        NotADirectoryError: it is a file, or lies in what is one.
+        PermissionError: it, or the folder that it would be made in, cannot be written to.
+    """
+    _check_writable(folder, Path(os.path.realpath(folder)))
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
     real = Path(os.path.realpath(path))
-    named = repr(str(path)) + (f", a link to {str(real)!r}," if path.is_symlink() else "")
     if real.is_dir():
-        raise IsADirectoryError(f"{named} is a folder; `path` must name a file.")
-    above = next((folder for folder in real.parents if folder.exists()), None)
-    if above is not None and not above.is_dir():
-        raise NotADirectoryError(f"{named} cannot be made, because {str(above)!r} is a file.")
-    if above is not None and not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{named} cannot be written: you have no permission to write to {str(above)!r}.")
+        raise IsADirectoryError(f"{_named(path)} is a folder; `path` must name a file.")
+    _check_writable(path, real.parent)
     if real.exists() and not overwrite:
-        raise FileExistsError(f"{named} exists already; choose another `path` or set overwrite=true.")
+        raise FileExistsError(f"{_named(path)} exists already; choose another `path` or set overwrite=true.")
+
+
+def _check_writable(path: Path, folder: Path) -> None:
+    """Refuse `path` where nothing can be written into `folder`, links followed, or into the one to make it in."""
+    found = next((above for above in (folder, *folder.parents) if above.exists()), None)
+    if found is not None and not found.is_dir():
+        raise NotADirectoryError(f"{_named(path)} cannot be made, because {str(found)!r} is a file.")
+    if found is not None and not os.access(found, os.W_OK | os.X_OK):
+        raise PermissionError(f"{_named(path)} cannot be written: you have no permission to write to {str(found)!r}.")
+
+
+def _named(path: Path) -> str:
+    """Return the path in quotes, and where a link leads to."""
+    return repr(str(path)) + (f", a link to {os.path.realpath(path)!r}," if path.is_symlink() else "")
 
 
 @contextlib.contextmanager

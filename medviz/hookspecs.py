@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from medviz.attribution import Attribution
+    from medviz.files import Place
     from medviz.image import Image
     from medviz.probe import Probe
     from medviz.rendering import Rendering
@@ -181,6 +182,13 @@ class Sink(Plugin):
     """
 
     kind: ClassVar[str] = "sinks"
+
+    def check(self, place: Place) -> None:
+        """Raise, where a sink can tell, if a result could not be written; called before any network runs.
+
+        Args:
+            place: what tells the result from others.
+        """
 
     class Hooks:
         @_hookspec

@@ -112,16 +112,13 @@ def write(
     step: int = 0,
     wrappers: Wrappers = (),
 ) -> Any:
-    """Hand `x` to `sink`, one image at a time.
-
-    A sink that writes no files knows results by their tag alone: where several methods or targets have one tag, theirs
-    are put behind it.
+    """Hand `x` to `sink`, one image at a time, each with the tag that tells it from the others.
 
     Raises:
         ValueError: two of several results would go to one file.
     """
     from medviz.attribution import Attribution
-    from medviz.files import FileSink, Place, check_destinations
+    from medviz.files import Place, check_destinations, known_to
     from medviz.rendering import Rendering
 
     several = not isinstance(x, Attribution | Rendering)
@@ -129,8 +126,7 @@ def write(
     attributions = [item.attribution if isinstance(item, Rendering) else item for item in singles]
     places = [Place.of(a, tag, step) for a in attributions]
     check_destinations([sink], places)
-    alike = isinstance(sink, FileSink) or len({(place.explainer, place.target) for place in places}) == 1
-    tags = [tag if alike or not tag else "/".join(filter(None, (tag, p.explainer, p.target))) for p in places]
+    tags = [place.tag or None for place in known_to(sink, places)]
     around = as_wrappers(wrappers)
     draws = names_argument(sink, "write", "rendering")
     written = []

@@ -1,6 +1,8 @@
 """`run_demo`: one call, one folder, and everything in it can be read back."""
 
+import os
 import re
+from pathlib import Path
 
 import imageio.v3 as iio
 import nibabel
@@ -121,12 +123,21 @@ def test_overwriting_replaces_its_own_files_only(demo):
     assert iio.imread(folder / "gradcam-planes.png").ndim == 3
 
 
+def test_a_folder_without_permission_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != tmp_path)
+    said = []
+    with pytest.raises(PermissionError, match="no permission to write to"):
+        run_demo(tmp_path / "demo", True, "cpu", False, said.append)
+    assert not said
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("inside", ["", "tensorboard"])
 def test_a_file_in_the_folders_place_is_refused(tmp_path, inside):
     folder = tmp_path / "demo"
     (folder / inside).parent.mkdir(exist_ok=True)
     (folder / inside).write_text("a file")
-    with pytest.raises(NotADirectoryError, match="is a file; the demo needs a folder there"):
+    with pytest.raises(NotADirectoryError, match=r"cannot be made, because .* is a file"):
         run_demo(folder, True, "cpu", False, str)
 
 

@@ -12,6 +12,7 @@ from helpers_results import attribution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import medviz
 from medviz import relay
 from medviz.attribution import Attribution
 from medviz.files import FileSink, Place, as_template, atomic, check_destinations
@@ -263,6 +264,17 @@ def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "a").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):
         check_destinations([Text(tmp_path / "a" / "b" / "c.txt")], [Place()])
+
+
+def test_a_sink_that_writes_no_file_says_what_it_cannot_write(tmp_path):
+    class Store(medviz.Sink):
+        def check(self, place: Place) -> None:
+            if place.index:
+                raise ConnectionError(f"the store is full: no image {place.index}")
+
+    check_destinations([Store()], [Place()])
+    with pytest.raises(ConnectionError, match="no image 1"):
+        check_destinations([Text(tmp_path / "{index}.txt"), Store()], [Place(), Place(index=1)])
 
 
 def test_a_batch_gives_one_file_each(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 
+from medviz.files import Place
 from medviz.rendering import Rendering
 from medviz.sinks.tensorboard import TensorBoard
 
@@ -168,8 +170,19 @@ def test_a_writer_of_neither_library_is_refused(wrong):
 
 def test_a_file_is_no_log_folder(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(NotADirectoryError, match="must name a log folder"):
+    with pytest.raises(NotADirectoryError, match=r"runs' cannot be made, because .* is a file"):
         TensorBoard(tmp_path / "runs", renderer=Tiny())(attribution())
+
+
+def test_what_cannot_be_written_is_known_before_the_network_runs(tmp_path, monkeypatch):
+    with SummaryWriter(str(tmp_path)) as writer:
+        pass
+    with pytest.raises(ValueError, match="`writer` is closed"):
+        TensorBoard(writer=writer, renderer=Tiny()).check(Place())
+    TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check(Place())
+    monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != tmp_path)
+    with pytest.raises(PermissionError, match=r"runs' cannot be written: you have no permission to write to"):
+        TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check(Place())
 
 
 def test_a_writer_that_writes_nothing_is_no_error(tmp_path):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 import medviz
 from medviz.attribution import Attribution
 from medviz.demo.scan import Lesion
-from medviz.files import atomic
+from medviz.files import atomic, check_folder
 from medviz.image import Image
 from medviz.rendering import Rendering
 
@@ -48,11 +48,11 @@ class Files:
 
         Raises:
             FileExistsError: a file exists and may not be replaced.
-            NotADirectoryError: the folder is a file.
+            NotADirectoryError: the folder, or that of the log, is a file.
+            PermissionError: nothing can be written there.
         """
         for folder in (self.folder, self.folder / _LOG):
-            if folder.exists() and not folder.is_dir():
-                raise NotADirectoryError(f"{str(folder)!r} is a file; the demo needs a folder there.")
+            check_folder(folder)
         made = [*pictures(methods), *((method, _MAP) for method in methods)]
         names = [_SCAN, _LESION, _TRUTH, *(f"{method}-{ending}" for method, ending in made)]
         existing = [path for path in (self.folder / name for name in names) if path.exists()] + self._logs()

@@ -37,6 +37,7 @@ def run_demo(folder: Path, overwrite: bool, device: str, progress: bool, echo: C
     Raises:
         FileExistsError: a file of the demo exists and `overwrite` is False.
         NotADirectoryError: `folder` is a file.
+        PermissionError: nothing can be written into `folder`.
         ValueError: an unknown `device`, one that torch cannot use, or a scan that is not the expected one.
     """
     files = Files(Path(folder).expanduser(), overwrite, progress)

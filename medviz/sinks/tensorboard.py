@@ -13,7 +13,7 @@ import numpy as np
 
 from medviz import registry
 from medviz.attribution import Attribution
-from medviz.files import Place, as_template
+from medviz.files import Place, as_template, check_folder
 from medviz.hookspecs import Renderer, Sink, hookimpl
 from medviz.rendering import DEFAULT_RENDERER, Rendering
 from medviz.sinks.encoding import gif_bytes, png_bytes
@@ -57,19 +57,21 @@ class TensorBoard(Sink):
             writer.flush()
             return str(writer.file_writer.get_logdir())
 
+    def check(self, place: Place) -> None:
+        """Refuse a writer that is closed, and a log folder that is a file or cannot be written to."""
+        if self.writer is None:
+            check_folder(place.expand(str(self.path)))
+        elif self.writer.file_writer is None:
+            raise ValueError("`writer` is closed; give an open SummaryWriter, or `path`.")
+
     @contextlib.contextmanager
     def _open(self, place: Place) -> Iterator[Any]:
         if self.writer is not None:
-            if self.writer.file_writer is None:
-                raise ValueError("`writer` is closed; give an open SummaryWriter, or `path`.")
             yield self.writer
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = place.expand(str(self.path))
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(f"{str(folder)!r} is a file; `path` must name a log folder.")
-        with SummaryWriter(folder) as writer:
+        with SummaryWriter(place.expand(str(self.path))) as writer:
             yield writer
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,16 +69,21 @@ class Mlflow(Sink):
     overwrite: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     renderer: Renderer = medviz.field(kind="renderers", default="medviz-xai/planes")
 
+    def check(self, place: Place) -> None:
+        """Refuse a store that cannot be opened, a run that is not there, and a result that it holds already."""
+        names = [place.explainer, place.target]
+        named = bool(place.tag or place.explainer)  # else after the picture's title, which nobody knows yet
+        self._existing(_client(self.tracking_uri), self._folder(place, names) if named else None)
+
     @hookimpl
     def write(self, rendering: Rendering, attribution: Attribution | None, tag: str | None, step: int) -> str:
         """Log one result; return where it lies, `runs:/<run>/<folder>`."""
         if attribution is None and self.maps != "none":
             raise ValueError("the rendering holds no map; give the attribution too, or set maps=none.")
-        folder = f"{self.folder}/{_place(rendering, attribution, tag, step)}"
+        place = Place.of(attribution, tag, step)
+        folder = self._folder(place, [place.explainer, place.target] if attribution else [rendering.title])
         client = _client(self.tracking_uri)
-        run = self._existing(client)
-        if run is not None and not self.overwrite and client.list_artifacts(run, folder):
-            raise FileExistsError(f"run {run!r} holds {folder!r} already; use another tag or set overwrite=true.")
+        run = self._existing(client, folder)
         facts = _facts(rendering, attribution)
         with tempfile.TemporaryDirectory() as made:  # everything is there before the first byte is logged
             _prepare(Path(made), rendering, attribution, self.maps, facts)
@@ -88,14 +94,24 @@ class Mlflow(Sink):
                 run = self._log_new(client, made, folder, facts, step)
         return f"runs:/{run}/{folder}"
 
-    def _existing(self, client: MlflowClient) -> str | None:
-        """Return the id of the run to join, or None where a new one is to be made."""
+    def _folder(self, place: Place, names: Sequence[str]) -> str:
+        """Return the folder of one result, named after its tag or else `names`, made safe for a file name."""
+        parts = place.tag.split("/") if place.tag else names
+        safe = [str(Place(tag=part).expand("{tag}")) for part in parts if part] or ["picture"]
+        return "/".join([self.folder, *safe, f"image-{place.index}", f"step-{place.step}"])
+
+    def _existing(self, client: MlflowClient, folder: str | None) -> str | None:
+        """Return the id of the run to join, which must not hold `folder`, or None where a new one is to be made."""
         import mlflow
 
-        if self.run is not None:
-            return str(client.get_run(self.run).info.run_id)
         active = mlflow.active_run() if self.experiment is None and self.tracking_uri is None else None
-        return None if active is None else str(active.info.run_id)
+        found = active if self.run is None else client.get_run(self.run)
+        if found is None:
+            return None
+        run = str(found.info.run_id)
+        if folder is not None and not self.overwrite and client.list_artifacts(run, folder):
+            raise FileExistsError(f"run {run!r} holds {folder!r} already; use another tag or set overwrite=true.")
+        return run
 
     def _log_new(self, client: MlflowClient, made: str, folder: str, facts: dict[str, Any], step: int) -> str:
         from mlflow.entities import Metric, Param, RunTag
@@ -130,14 +146,6 @@ def _client(uri: str | None) -> MlflowClient:
             f"MLflow cannot open its tracking store {uri or mlflow.get_tracking_uri()!r}: {err} (A store in a database "
             "needs the full MLflow: python -m pip install mlflow.)"
         ) from err
-
-
-def _place(rendering: Rendering, attribution: Attribution | None, tag: str | None, step: int) -> str:
-    """Return the folder of one result; what comes from names is made safe for a file name."""
-    place = Place.of(attribution, tag, step)
-    parts = place.tag.split("/") if place.tag else [place.explainer, place.target] if attribution else [rendering.title]
-    safe = [str(Place(tag=part).expand("{tag}")) for part in parts if part] or ["picture"]
-    return "/".join([*safe, f"image-{place.index}", f"step-{step}"])
 
 
 def _facts(rendering: Rendering, attribution: Attribution | None) -> dict[str, Any]:
