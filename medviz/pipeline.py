@@ -60,7 +60,7 @@ def explain(
         explainers: a name, a plugin string, an instance, or a list of them.
         target: None: the class predicted for each clean image; an int; a tensor `(B,)` of classes; a callable from the
             output to `(B,)`; a target such as `medviz.SegmentationTarget`. A list means several targets.
-        output: which part of the model's output is meant, where it is not a tensor: a callable, a key or a position.
+        output: which part of the model's output is meant, where it is not a tensor: a callable, key, field or position.
         model_args: what the model takes after the image; `medviz.per_image(t)` marks what has a row for each image.
         model_kwargs: the same, by keyword.
         affine: (4, 4) or (B, 4, 4), from voxel indices to RAS+ millimetres; None: the image's own.

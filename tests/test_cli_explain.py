@@ -164,6 +164,7 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, weights: str, message
         ("nets_for_cli:number", "returned a int; expected a torch.nn.Module"),
         ("nets_for_cli:__name__", "is a str; name a function that makes a model"),
         ("nets_for_cli:Fails", "RuntimeError: the network fell over (--debug shows where)"),
+        ("nets_for_cli:leave", "ended the program by sys.exit(3)"),
         ("nets_for_cli:Flat", "(--debug shows where)"),
     ],
 )

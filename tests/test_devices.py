@@ -29,7 +29,7 @@ def test_a_name_that_does_not_exist_is_refused(name: str) -> None:
         medviz.explain(nn.Conv2d(1, 2, 1), torch.rand(1, 1, 4, 4), "vanillagrad", device=name)
 
 
-@pytest.mark.parametrize("name", ["meta", "cuda:97", "xla", "hpu", "vulkan"])
+@pytest.mark.parametrize("name", ["meta", "cuda:97", "xla", "hpu", "vulkan", "opengl"])
 def test_a_device_that_cannot_be_used_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^`device` '{name}' cannot be used here: .{{5,150}}; use cpu\.$"):
         usable(name)

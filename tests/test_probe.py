@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -1062,6 +1062,22 @@ def test_outputs_that_cannot_be_explained(break_it: Callable[[Tensor], Any], mes
 def test_an_output_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="'logit' is not in the model's output"):
         gradcam(Net(), output="logit")
+
+
+def test_the_field_of_a_named_tuple_is_meant_by_its_name() -> None:
+    class Both(NamedTuple):
+        embedding: Tensor
+        logits: Tensor
+
+    class Named(Net):
+        def forward(self, x: Tensor) -> Any:
+            return Both(x.mean((2, 3)), super().forward(x))
+
+    net, image = Named(), torch.rand(2, 1, 8, 8)
+    by_name, by_place = (gradcam(net, "layer", image, output=output) for output in ("logits", 1))
+    assert torch.equal(by_name.values, by_place.values)
+    with pytest.raises(ValueError, match=r"a Both with the fields \['embedding', 'logits'\]"):
+        gradcam(net, "layer", output="logit")
 
 
 def test_a_position_in_a_tensor_is_no_output() -> None:

@@ -231,6 +231,19 @@ def test_a_cut_gzip_and_another_format_are_named(tmp_path):
             Nifti()(tmp_path / "b.nii.gz")
 
 
+def test_a_size_that_no_memory_holds_is_an_error_of_the_file(tmp_path):
+    content = bytearray(saved(tmp_path / "a.nii", np.zeros((9, 9, 9), np.float32)).read_bytes())
+    content[42:48] = b"\xff\x7f" * 3  # 32,767 voxels along each axis
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.nii' (does not fit into memory|cannot be read as NIfTI)"):
+        Nifti()(tmp_path / "a.nii")
+    header = {"descr": "<f4", "fortran_order": False, "shape": (32767, 32767, 32767)}
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ValueError, match=r"a\.npy' (does not fit into memory|cannot be read as one)"):
+        Npy()(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize(
     "field", [{"volume": "first"}, {"volume": 1.5}, {"volume": True}, {"nan": float("nan")}, {"nan": 1e300}]
 )

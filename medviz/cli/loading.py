@@ -63,7 +63,10 @@ def load_model(text: str, arguments: Iterable[str], weights: Path | None, device
     if isinstance(factory, nn.Module) and not keywords:
         model: Any = factory
     elif callable(factory) and not isinstance(factory, nn.Module):
-        model = factory(**keywords)
+        try:
+            model = factory(**keywords)
+        except SystemExit as err:  # a script's function, which reads its own command line
+            raise ValueError(f"`--model` {text!r} ended the program by sys.exit({err.code!r}).") from err
     else:
         extra = " that takes no --model-arg" if isinstance(factory, nn.Module) else ""
         raise TypeError(f"`--model` {text!r} is a {type(factory).__name__}{extra}; name a function that makes a model.")

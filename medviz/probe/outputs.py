@@ -16,8 +16,8 @@ def select(raw: Any, choose: Callable[[Any], Tensor] | str | int | None = None) 
     """Return the output `(M, N)` or `(M, N, *S)` that is meant.
 
     A tuple or list means its first item (the main output under deep supervision); a dict its only tensor, else
-    "logits" or "out"; `(M,)` is `(M, 1)`; `(M, N, 1, 1)` is `(M, N)`. `choose`, a callable, a key or a position, says
-    it for everything else.
+    "logits" or "out"; `(M,)` is `(M, 1)`; `(M, N, 1, 1)` is `(M, N)`. `choose`, a callable, a key, the field of a named
+    tuple or a position, says it for everything else.
 
     Raises:
         ValueError: no such item, or not a floating-point tensor with a batch axis.
@@ -28,7 +28,8 @@ def select(raw: Any, choose: Callable[[Any], Tensor] | str | int | None = None) 
         try:
             if isinstance(raw, Tensor):
                 raise TypeError("an item of a tensor is an image of the batch, or a slice, and not an output")
-            raw = raw[choose]
+            fields = getattr(raw, "_fields", ())  # of a named tuple
+            raw = raw[fields.index(choose) if choose in fields else choose]
         except (KeyError, IndexError, TypeError) as err:
             raise ValueError(f"`output` {choose!r} is not in the model's output, {_shape(raw)}.") from err
     while not isinstance(raw, Tensor):
@@ -61,8 +62,9 @@ def _inner(raw: Any) -> Any:
 
 
 def _shape(raw: Any) -> str:
-    if isinstance(raw, Mapping):
-        return f"a {type(raw).__name__} with the keys {list(raw)}"
+    if isinstance(raw, Mapping) or hasattr(raw, "_fields"):
+        keys, names = ("keys", list(raw)) if isinstance(raw, Mapping) else ("fields", list(raw._fields))
+        return f"a {type(raw).__name__} with the {keys} {names}"
     return f"a {type(raw).__name__}" + (f" of {len(raw)}" if isinstance(raw, tuple | list) else "")
 
 

@@ -42,7 +42,7 @@ class Probe:
         images: `(B, C, *S)`, floating point. They are copied, to the model's device and in its precision.
         layers: the layers that will be asked for; None among them: the automatic choice.
         graph: whether gradients at layers will be asked for.
-        output: which part of the model's output is meant: a callable, a key or a position; see `outputs.select`.
+        output: which part of the model's output is meant: a callable, key, field or position; see `outputs.select`.
         arguments: what the model takes beside the image.
         batch_size: the most rows of perturbed copies at once, or "auto".
         autocast: None: as it is around the call; True, False or a dtype.

@@ -54,7 +54,8 @@ class Nifti(Reader):
         """Read one scan.
 
         Raises:
-            ValueError: a damaged file, values that are not real numbers or not finite, or a `volume` that does not fit.
+            ValueError: a damaged file, one that does not fit into memory, values that are not real numbers or not
+                finite, or a `volume` that does not fit.
         """
         with _file_named(path):
             image = _open(path)
@@ -74,6 +75,8 @@ def _file_named(path: Path) -> Iterator[None]:
         yield
     except PermissionError:
         raise
+    except MemoryError as err:
+        raise ValueError(f"{str(path)!r} does not fit into memory: {err or 'it is full'}.") from err
     except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as err:
         raise ValueError(f"{str(path)!r} cannot be read as NIfTI: {err}") from err
     except nib.spatialimages.HeaderDataError as err:

@@ -40,6 +40,8 @@ class Npy(Reader):
         """
         try:
             return Image(torch.from_numpy(self._data(path)), path=path)
+        except MemoryError as err:
+            raise ValueError(f"{str(path)!r} does not fit into memory: {err or 'it is full'}.") from err
         except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as err:
             raise ValueError(f"{str(path)!r} cannot be read as one .npy array of real numbers: {err}") from err
 
