@@ -174,9 +174,9 @@ def read_images(paths: Iterable[Path], reader: str | None, preprocess: str | Non
 
     Raises:
         TypeError: the function returned something else.
-        ValueError: it changed the size and not the affine, though the first voxels are others now: every map would lie
-            in another place.
+        ValueError: it moved, turned or resized the image and kept the affine: every map would lie in another place.
     """
+    from medviz.cli.placing import stand_alike
     from medviz.image import Image
     from medviz.relay import read
 
@@ -191,46 +191,17 @@ def read_images(paths: Iterable[Path], reader: str | None, preprocess: str | Non
                 f"`--preprocess` {preprocess!r} returned a {type(result).__name__}; expected a medviz.Image: "
                 "attrs.evolve(image, data=…) keeps its place."
             )
-        if _is_kept(image.affine, result.affine) and not _begin_alike(image.data, result.data):
+        if _is_kept(image.affine, result.affine) and not stand_alike(image.data, result.data):
             raise ValueError(
-                f"`--preprocess` {preprocess!r} made {tuple(result.data.shape[1:])} voxels of "
-                f"{tuple(image.data.shape[1:])} and kept the affine, which is of other voxels now; give the image the "
-                "affine that belongs to them, or affine=None."
+                f"`--preprocess` {preprocess!r} moved, turned or resized the image, {tuple(image.data.shape[1:])} to "
+                f"{tuple(result.data.shape[1:])} voxels, and kept the affine, which is of other voxels now; give the "
+                "image the affine that belongs to them, or affine=None."
             )
     return prepared
 
 
 def _is_kept(before: Any, after: Any) -> bool:
     return before is not None and after is not None and bool((before == after).all())
-
-
-def _begin_alike(before: Tensor, after: Tensor) -> bool:
-    """Return whether what changed its size was cut or padded at its end only, which leaves the affine as it is.
-
-    Intensities may be others: the first channels correlate best where both begin with one voxel, and less where they
-    end with one, have one centre, or one is stretched to the other.
-    """
-    if before.shape[1:] == after.shape[1:]:
-        return True
-    if before.ndim != after.ndim:
-        return False
-    from medviz.tensors import resize
-
-    sizes = list(zip(before.shape[1:], after.shape[1:], strict=True))
-    placed = []
-    for share in (0.0, 0.5, 1.0):
-        both = [(round(max(0, a - b) * share), round(max(0, b - a) * share), min(a, b)) for a, b in sizes]
-        old, new = (tuple(slice(one[k], one[k] + one[2]) for one in both) for k in (0, 1))
-        placed.append(_correlation(before[0][old], after[0][new]))
-    stretched = _correlation(resize(before[None, :1], after.shape[1:])[0, 0], after[0])
-    return placed[0] > max(*placed[1:], stretched)
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    """The magnitude of the correlation of two arrays; 0 where one of them is constant."""
-    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
-    size = float(a.norm() * b.norm())
-    return abs(float((a * b).sum())) / size if size else 0.0
 
 
 def _shorten(keys: list[str], most: int = 3) -> str:
