@@ -106,11 +106,11 @@ def _points_of(package: Distribution, wanted: dict[str, str]) -> list[tuple[Entr
 
 
 def _name_and_version(package: Distribution) -> tuple[str, str]:
-    """Return what a package calls itself; where its metadata are damaged, the name of the folder that they lie in."""
+    """Return what a package calls itself; where its metadata are damaged, the name that their folder begins with."""
     try:
         return normalise(package.name), str(package.version or "unknown")
     except Exception:  # KeyError, TypeError, UnicodeDecodeError … by the kind of damage
-        return Path(_place(package)).name, "unknown"
+        return normalise(Path(_place(package)).name.partition("-")[0]), "unknown"
 
 
 def _place(package: Distribution) -> str:

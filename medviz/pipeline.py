@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import medviz
-from medviz import registry
+from medviz import naming, registry
 from medviz.attribution import Attribution
 from medviz.errors import PluginError
 from medviz.finite import all_finite
@@ -142,7 +142,7 @@ def _explainers(explainers: Any) -> list[_Asked]:
     for explainer in chosen:
         if not isinstance(explainer, Explainer):
             raise PluginError(f"`explainers` holds {explainer!r}; expected a name or an instance of medviz.Explainer.")
-        entry, text = registry.origin(explainer), registry.describe(explainer)
+        entry, text = naming.origin(explainer), naming.describe(explainer)
         if explainer.stochastic and getattr(explainer, "seed", 0) is None:
             explainer = _seeded(explainer)
         asked.append(_Asked(explainer, text, entry))
@@ -252,7 +252,7 @@ def _provenance(probe: Probe, asked: _Asked, how: Mapping[str, Any]) -> dict[str
 def _plain(value: Any) -> Any:
     """Return `value` as what JSON can hold; a plugin becomes its parameters, a callable its name."""
     if isinstance(value, Plugin):
-        return {name: _plain(one) for name, (one, *_) in registry.parameters(value).items()}
+        return {name: _plain(one) for name, (one, *_) in naming.parameters(value).items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, str | int | float | bool | None):

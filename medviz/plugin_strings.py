@@ -35,6 +35,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         PluginError: no name, a parameter without "=", a parameter given twice, or brackets that do not match.
     """
+    if not isinstance(text, str):
+        raise PluginError(f"{text!r} names no plugin; write its name in quotes.")
     name, _, rest = text.partition(":")
     if "(" in name:
         if not text.endswith(")"):

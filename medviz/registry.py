@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -18,7 +16,7 @@ from medviz.errors import PluginError, suggest
 from medviz.hookspecs import KINDS, Explainer, Occluder, Plugin, Reader, Renderer, Sink
 from medviz.metadata import normalise
 
-_ENTRY = "_medviz_entry"
+ENTRY = "_medviz_entry"  # the attribute of an instance that keeps what it was got by
 _preferred: tuple[str, ...] | None = None
 
 
@@ -38,6 +36,12 @@ class Entry:
         """The name that no other package can claim: `package/name`."""
         return f"{self.package}/{self.name}"
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The module, and the name in it, that the line names."""
+        module, _, name = self.value.partition("[")[0].partition(":")
+        return module.strip(), name.strip()
+
     def load(self) -> type[Plugin]:
         """Import the plugin's module and hold the class against its contract.
 
@@ -46,6 +50,8 @@ class Entry:
         """
         point = importlib.metadata.EntryPoint(self.name, self.value, f"medviz.{self.kind}")
         try:
+            if not all(part.isidentifier() for name in self.place for part in name.split(".")):
+                raise PluginError(f"{self.value!r} is not of the form package.module:Class.")
             plugin = point.load()
             check_class(plugin, self.kind)
         except (Exception, SystemExit) as err:
@@ -168,73 +174,6 @@ def resolve(kind: str, value: Any) -> Any:
     return plugin
 
 
-def origin(plugin: Plugin | type) -> Entry:
-    """Return the entry that an instance was got by, or that a class is installed under.
-
-    Of what was not got by a name the class counts; one that is not installed gives an entry made of its module.
-    """
-    if isinstance(plugin, Plugin) and _ENTRY in vars(plugin):
-        entry: Entry = vars(plugin)[_ENTRY]
-        return entry
-    cls: Any = plugin if isinstance(plugin, type) else type(plugin)
-    for entry in entries(cls.kind) if issubclass(cls, Plugin) else ():
-        if _is_of(entry, cls):
-            return entry
-    value = f"{cls.__module__}:{cls.__qualname__}"
-    return Entry(getattr(cls, "kind", ""), cls.__name__.lower(), cls.__module__.partition(".")[0], "", value)
-
-
-def _is_of(entry: Entry, cls: type) -> bool:
-    """Return whether an entry names a class, in its own module or in one that has it from there; imports nothing."""
-    point = importlib.metadata.EntryPoint(entry.name, entry.value, f"medviz.{entry.kind}")
-    found: Any = sys.modules.get(point.module)
-    for part in (point.attr or "").split("."):
-        found = getattr(found, part, None)
-    return found is cls
-
-
-def describe(plugin: Plugin, nested: bool = False) -> str:
-    """Return the plugin string of an instance: its name, and the parameters that differ from their defaults.
-
-    The name is `package/name` where several packages offer it.
-
-    Args:
-        plugin: the instance.
-        nested: it is a parameter of another plugin.
-    """
-    changed = {}
-    for name, (value, default, kind) in parameters(plugin).items():
-        if isinstance(value, Plugin):
-            value = describe(value, nested=True)
-            default = (
-                describe(resolve(kind, default), nested=True) if kind and default is not attrs.NOTHING else default
-            )
-        elif callable(value):
-            value = getattr(value, "__name__", type(value).__name__)
-        if repr(value) != repr(default):
-            changed[name] = value
-    entry = origin(plugin)
-    return plugin_strings.written(entry.full_name if entry.shared else entry.name, changed, nested)
-
-
-def parameters(plugin: Plugin) -> dict[str, tuple[Any, Any, str]]:
-    """Return, for each parameter that an instance was made with, its value, its default, and what kind of plugin it is.
-
-    Of a class that attrs has not made, the arguments of `__init__` count, where they are kept under their names.
-    """
-    cls: Any = type(plugin)
-    if not attrs.has(cls):
-        arguments = inspect.signature(cls).parameters.values()
-        return {a.name: (getattr(plugin, a.name), a.default, "") for a in arguments if hasattr(plugin, a.name)}
-    found = {}
-    for f in (f for f in attrs.fields(cls) if f.init):
-        default = f.default
-        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-            default = default.factory(plugin) if default.takes_self else default.factory()
-        found[f.alias] = (getattr(plugin, f.name), default, f.metadata.get("kind", ""))
-    return found
-
-
 def field(*, kind: str, default: Any, kw_only: bool = False, wrap: Callable[[Any], Any] | None = None) -> Any:
     """Return an attrs field that holds a plugin: an instance, or a name or plugin string that is turned into one.
 
@@ -268,12 +207,22 @@ def _build(entry: Entry, parameters: Mapping[str, Any]) -> Plugin:
                 raise PluginError(f"{entry.full_name!r} needs `{f.alias}`: {entry.name}:{f.alias}=…")
     try:
         made = plugin(**parameters)
-    except (TypeError, ValueError) as err:
-        raise PluginError(
-            f"{entry.full_name!r} rejects its parameters {dict(parameters)!r}: {err.args[0] if err.args else err}"
-        ) from err
-    vars(made)[_ENTRY] = entry  # so that a result need not ask the installed packages again where its method is from
+    except Exception as err:
+        cause = err.args[0] if err.args and isinstance(err, TypeError | ValueError) else f"{type(err).__name__}: {err}"
+        raise PluginError(f"{entry.full_name!r} rejects its parameters {_shown(parameters)}: {cause}") from err
+    if not isinstance(made, plugin):
+        raise PluginError(f"{entry.full_name!r} is broken: its class makes a {type(made).__name__}.")
+    vars(made)[ENTRY] = entry  # so that a result need not ask the installed packages again where its method is from
     return made
+
+
+def _shown(parameters: Mapping[str, Any]) -> str:
+    """Return parameters as they were written; of an array or a tensor its shape is enough."""
+    shown = {
+        name: f"<{type(value).__name__} {tuple(value.shape)}>" if hasattr(value, "shape") else repr(value)
+        for name, value in parameters.items()
+    }
+    return "{" + ", ".join(f"{name!r}: {text}" for name, text in shown.items()) + "}"
 
 
 def _known_kind(kind: str) -> str:
@@ -289,6 +238,8 @@ def _preferences() -> tuple[str, ...]:
 
 
 def _known_packages(packages: Any) -> tuple[str, ...]:
+    if wrong := [package for package in packages if not isinstance(package, str)]:
+        raise PluginError(f"{wrong[0]!r} is not the name of a package; write prefer('one', 'another').")
     wanted = tuple(normalise(p.strip()) for p in packages if p.strip())
     installed = {e.package for e in entries()} if wanted else set()
     for package in wanted:

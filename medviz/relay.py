@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def as_wrappers(wrappers: Wrappers) -> tuple[Wrapper, ...]:
     """Return the wrappers that are meant by names, plugin strings or instances, in the same order."""
-    if isinstance(wrappers, str | Wrapper):
-        raise TypeError(f"`wrappers` is a list; write [{wrappers!r}].")
+    if isinstance(wrappers, str | Wrapper) or not isinstance(wrappers, Iterable):
+        raise TypeError(f"`wrappers` is a list; write {[wrappers] if wrappers else []!r}.")
     resolved = tuple(registry.resolve("wrappers", wrapper) for wrapper in wrappers)
     for wrapper in resolved:
         if not isinstance(wrapper, Wrapper):

@@ -17,7 +17,7 @@ from helpers_distributions import EXPLAINER, build_wheel, install
 from torch import Tensor
 
 import medviz
-from medviz import registry
+from medviz import naming, registry
 from medviz.errors import PluginError
 from medviz.hookspecs import KINDS, Explainer, Occluder, Renderer, hookimpl
 
@@ -151,9 +151,9 @@ def test_a_shared_name_is_recorded_with_its_package() -> None:
     """What is recorded means the same method, whoever is preferred then."""
     for package in ("medviz-clash-one", "medviz-two"):
         medviz.prefer(package)
-        assert registry.describe(medviz.get_explainer("brightness:power=3")) == f"{package}/brightness:power=3"
-    assert registry.describe(medviz.get_explainer("medviz-xai/gradcam")) == "medviz-xai/gradcam"
-    assert registry.describe(medviz.get_explainer("layercam")) == "layercam"
+        assert naming.describe(medviz.get_explainer("brightness:power=3")) == f"{package}/brightness:power=3"
+    assert naming.describe(medviz.get_explainer("medviz-xai/gradcam")) == "medviz-xai/gradcam"
+    assert naming.describe(medviz.get_explainer("layercam")) == "layercam"
 
 
 def test_a_class_is_known_by_every_module_that_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,9 +163,31 @@ def test_a_class_is_known_by_every_module_that_has_it(tmp_path: Path, monkeypatc
     brightness = importlib.import_module("mv_api").Brightness
     for made in (brightness(power=2), medviz.get_explainer("bright", power=2)):
         assert type(made) is brightness
-        assert registry.describe(made) == "bright:power=2"
-        assert registry.origin(made).full_name == "medviz-api/bright"
-        assert registry.origin(made).version == "3.1"
+        assert naming.describe(made) == "bright:power=2"
+        assert naming.origin(made).full_name == "medviz-api/bright"
+        assert naming.origin(made).version == "3.1"
+
+
+def test_a_line_that_names_no_class_costs_the_others_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = "def __getattr__(name):\n    import library_that_is_missing\n"
+    lines = [("explainers", "typo", "mv-lazy:Typo"), ("explainers", "lazy", "mv_lazy:Lazy")]
+    wheel = build_wheel(tmp_path, "medviz-lazy", {"mv_lazy.py": asked}, lines)
+    monkeypatch.syspath_prepend(str(install(tmp_path / "target", wheel)))
+    importlib.import_module("mv_lazy")
+    assert naming.origin(_Data()).name == "_data"
+    assert naming.describe(_Data(power=2.0)) == "_data:power=2.0"
+    with pytest.raises(PluginError, match=r"'mv-lazy:Typo' is not of the form package\.module:Class"):
+        medviz.get_explainer("typo")
+    with pytest.raises(PluginError, match="No module named 'library_that_is_missing'"):
+        medviz.get_explainer("lazy")
+
+
+def test_a_name_is_a_string() -> None:
+    for wrong in (None, 3, b"gradcam"):
+        with pytest.raises(PluginError, match="names no plugin; write its name in quotes"):
+            medviz.get_explainer(wrong)  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match=r"\['medviz-xai'\] is not the name of a package"):
+        medviz.prefer(["medviz-xai"])  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(eq=False)
@@ -180,7 +202,7 @@ class _Data(Explainer):
 
 def test_parameters_of_a_class_that_attrs_has_not_made() -> None:
     made = _Data(power=3.0, span=(0.0, math.inf))
-    assert registry.describe(made).endswith(":power=3.0,span=(0.0, inf)")
+    assert naming.describe(made).endswith(":power=3.0,span=(0.0, inf)")
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
     attribution = medviz.explain(model, torch.rand(1, 1, 4, 4), made, 0)
     assert attribution.provenance["parameters"] == {"power": 3.0, "span": [0.0, math.inf]}
@@ -213,6 +235,47 @@ def test_parameters_are_refused_with_a_reason() -> None:
         medviz.get_explainer("medviz-two/brightness", power="two")
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("def __init__(self): raise KeyError('cfg')", r"rejects its parameters \{\}: KeyError: 'cfg'"),
+        ("def __new__(cls): return 3", "is broken: its class makes a int"),
+    ],
+)
+def test_a_class_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, message: str
+) -> None:
+    code = EXPLAINER.replace("    @hookimpl", f"    {made}\n\n    @hookimpl", 1)
+    wheel = build_wheel(
+        tmp_path, "medviz-fails", {"mv_fails.py": code}, [("explainers", "fails", "mv_fails:Brightness")]
+    )
+    monkeypatch.syspath_prepend(str(install(tmp_path / "target", wheel)))
+    monkeypatch.delitem(sys.modules, "mv_fails", raising=False)
+    with pytest.raises(PluginError, match=f"'medviz-fails/fails' {message}"):
+        medviz.get_explainer("fails")
+
+
+def test_an_array_is_named_by_its_shape() -> None:
+    with pytest.raises(PluginError, match=r"\{'baseline': <Tensor \(2, 3, 4\)>\}.* got a Tensor\.$"):
+        medviz.get_explainer("integratedgradients", baseline=torch.rand(2, 3, 4))
+
+
+def test_a_default_is_converted_before_it_is_compared() -> None:
+    @attrs.frozen(eq=False)
+    class Converts(Explainer):
+        scale: float = attrs.field(default=1, converter=float)
+        folder: Path = attrs.field(default=".", converter=Path)
+
+    assert naming.describe(Converts()) == "converts"
+    assert naming.describe(Converts(2)) == "converts:scale=2.0"
+
+    class Loose(Explainer):
+        def __init__(self, a: int = 1, **kw: object) -> None:
+            self.a, self.kw = a, kw
+
+    assert naming.describe(Loose(2, b=3)) == "loose:a=2"
+
+
 def test_a_missing_required_parameter_is_named() -> None:
     with pytest.raises(PluginError, match=r"'medviz-xai/png' needs `path`: png:path=…"):
         medviz.get_sink("png")
@@ -221,7 +284,7 @@ def test_a_missing_required_parameter_is_named() -> None:
 def test_text_and_keyword_parameters_are_the_same() -> None:
     written = medviz.get_sink("medviz-xai/png:path=a.png,overwrite=true")
     given = medviz.get_sink("png", path="a.png", overwrite=True)
-    assert registry.describe(written) == registry.describe(given) == "png:path=a.png,overwrite=True"
+    assert naming.describe(written) == naming.describe(given) == "png:path=a.png,overwrite=True"
 
 
 @attrs.frozen(eq=False)
@@ -249,7 +312,7 @@ def test_a_field_resolves_names_on_direct_construction() -> None:
     assert type(_Holder("planes").renderer) is planes
     held = _Holder(occluder=_Zero(2.0))
     assert held.occluder.scale == 2.0
-    assert registry.describe(held) == "_holder:occluder=_zero(scale=2.0)"
+    assert naming.describe(held) == "_holder:occluder=_zero(scale=2.0)"
 
 
 @pytest.mark.parametrize(
@@ -286,5 +349,5 @@ def test_a_default_that_asks_the_plugin_itself() -> None:
         def _twice(self) -> int:
             return 2 * self.a
 
-    assert registry.describe(Asks()) == registry.describe(Asks(b=4))
-    assert registry.describe(Asks(b=5)).endswith(":b=5")
+    assert naming.describe(Asks()) == naming.describe(Asks(b=4))
+    assert naming.describe(Asks(b=5)).endswith(":b=5")

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 import medviz
-from medviz import registry
+from medviz import naming, registry
 from medviz.contract import check_class
 from medviz.hookspecs import KINDS, Plugin
 
@@ -52,7 +52,7 @@ def test_every_entry_point_loads_and_keeps_the_contract(entry: registry.Entry) -
     plugin = entry.load()
     check_class(plugin, entry.kind)
     assert inspect.getdoc(plugin), "a plugin says what it does"
-    assert registry.origin(plugin) == entry
+    assert naming.origin(plugin) == entry
     assert entry.name == entry.name.lower()
     assert entry.version == medviz.__version__
 
@@ -60,7 +60,7 @@ def test_every_entry_point_loads_and_keeps_the_contract(entry: registry.Entry) -
 @pytest.mark.parametrize("entry", [e for e in OWN if e.kind != "sinks"], ids=lambda e: f"{e.kind}-{e.name}")
 def test_every_parameter_has_a_default_and_the_description_reads_back(entry: registry.Entry) -> None:
     made = registry.get(entry.kind, entry.full_name)
-    assert registry.describe(made) == entry.name
+    assert naming.describe(made) == entry.name
 
 
 @pytest.mark.parametrize("entry", [e for e in OWN if e.kind == "sinks"], ids=lambda e: e.name)
@@ -68,4 +68,4 @@ def test_every_sink_needs_at_most_a_path(entry: registry.Entry) -> None:
     suffix = getattr(entry.load(), "suffixes", ("",))[0]
     made = registry.get_sink(entry.full_name, path=f"somewhere{suffix}")
     again = registry.get_sink(f"{entry.full_name}:path=somewhere{suffix}")
-    assert registry.describe(made) == registry.describe(again)
+    assert naming.describe(made) == naming.describe(again)

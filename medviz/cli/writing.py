@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from medviz import plugin_strings, registry
+from medviz import naming, plugin_strings, registry
 from medviz.attribution import Attribution
 from medviz.contract import names_argument
 from medviz.files import Place, check_destinations
@@ -52,7 +52,7 @@ class Plan:
     ) -> None:
         """Refuse results that would overwrite one another, an existing file, an image or the weights."""
         places = [
-            Place(index, registry.describe(explainer), as_target(target).label, self.tag or "", self.step)
+            Place(index, naming.describe(explainer), as_target(target).label, self.tag or "", self.step)
             for explainer in explainers
             for target in targets
             for index in range(len(images))

@@ -29,7 +29,8 @@ def _as_baseline(baseline: object) -> Baseline:
     if baseline in ("min", "mean"):
         return baseline
     if isinstance(baseline, bool) or not isinstance(baseline, int | float) or not np.isfinite(baseline):
-        raise ValueError(f"`baseline` is a finite number, 'min' or 'mean'; got {baseline!r}.")
+        got = repr(baseline) if isinstance(baseline, str | int | float | None) else f"a {type(baseline).__name__}"
+        raise ValueError(f"`baseline` is a finite number, 'min' or 'mean'; got {got}.")
     return float(baseline)
 
 

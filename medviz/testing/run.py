@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from medviz import registry
+from medviz import naming
 from medviz.errors import suggest
 from medviz.hookspecs import Plugin
 from medviz.testing.checks import CHECKS
@@ -122,4 +122,4 @@ def _known(expected_failures: ExpectedFailures | None, checks: Iterable[Check]) 
 
 def _label(instance: Plugin) -> str:
     """Return a short name for the tests: the plugin string; a sink's path, different in every run, is left out."""
-    return registry.origin(instance).name if instance.kind == "sinks" else registry.describe(instance)
+    return naming.origin(instance).name if instance.kind == "sinks" else naming.describe(instance)

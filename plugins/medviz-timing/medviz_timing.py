@@ -11,7 +11,7 @@ import attrs
 
 from medviz import Wrapper, hookimpl
 from medviz.hookspecs import Plugin
-from medviz.registry import describe
+from medviz.naming import describe
 
 _log = logging.getLogger("medviz.timing")
 

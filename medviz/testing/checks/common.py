@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from medviz import plugin_strings, registry
+from medviz import naming, plugin_strings
 from medviz.contract import check_class
 from medviz.errors import PluginError
 from medviz.hookspecs import Plugin
@@ -38,7 +38,7 @@ def check_identity(instance: Plugin) -> None:
 def check_parameters(instance: Plugin) -> None:
     """Every parameter has a default, except a sink's `path`; and the plugin can be written as a plugin string."""
     cls: type = type(instance)
-    known = registry.parameters(instance)
+    known = naming.parameters(instance)
     unkept = [name for name in inspect.signature(cls).parameters if name not in known]
     if unkept:
         fail(
@@ -57,7 +57,7 @@ def check_parameters(instance: Plugin) -> None:
             "Give each field a default that suits most users.",
         )
     try:
-        registry.describe(instance)
+        naming.describe(instance)
     except Exception as err:
         raise ConformanceError(
             f"{name_of(instance)} was to be written as a plugin string, for the record of how a map was made: expected "
