@@ -48,6 +48,13 @@ def _check(plugin: type, kind: str) -> None:
     if len(several := [each for each, spec in KINDS.items() if issubclass(plugin, spec)]) > 1:
         raise PluginError(f"{_name(plugin)} is of several kinds, {' and '.join(several)}; write one class for each.")
     _check_declarations(plugin, KINDS[kind])
+    if plugin.__eq__ is not object.__eq__:
+        raise PluginError(
+            f"{_name(plugin)} compares its instances by value, and each counts for itself; write "
+            "@attrs.frozen(eq=False) above it."
+        )
+    if inspect.isabstract(plugin):
+        raise PluginError(f"{_name(plugin)} is abstract; it lacks {', '.join(sorted(plugin.__abstractmethods__))}.")  # type: ignore[attr-defined]
     hooks = hooks_of(kind)
     marked = dict(_marked(plugin))
     for name in sorted(hooks.keys() - marked.keys()):
@@ -96,12 +103,19 @@ def _check_wrapping(where: str, method: Any, wraps: bool) -> None:
     if method.medviz_impl["hookwrapper"] or wraps != bool(method.medviz_impl["wrapper"]):
         must = "needs `wrapper=True`" if wraps else "must not have `wrapper=True`"
         raise PluginError(f"{where} {must} in its mark; only a medviz.Wrapper goes around a hook.")
+    if not wraps and inspect.isgeneratorfunction(method):
+        raise PluginError(f"{where} yields; a hook returns its result, and only a medviz.Wrapper yields.")
     if wraps and not inspect.isgeneratorfunction(method):
         raise PluginError(f"{where} never yields; a wrapper yields once, where the hook runs, and returns the result.")
 
 
 def _check_arguments(where: str, method: Any, allowed: tuple[str, ...]) -> None:
-    for parameter in list(inspect.signature(method).parameters.values())[1:]:
+    if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+        raise PluginError(f"{where} is `async`; a hook is a plain method.")
+    parameters = list(inspect.signature(method).parameters.values())
+    if not parameters:
+        raise PluginError(f"{where} takes no argument; the first of a method is `self`.")
+    for parameter in parameters[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.KEYWORD_ONLY):
             raise PluginError(
                 f"{where}: pluggy never passes the keyword-only or starred argument {str(parameter)!r}; "

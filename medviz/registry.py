@@ -147,10 +147,7 @@ def find(kind: str, name: str) -> Entry:
             f"no plugin {name!r} among the {kind}{suggest(name, known)} "
             f"Installed: {', '.join(sorted({e.name for e in offered})) or 'none'}."
         )
-    for winner in () if package else _preferences():
-        if chosen := [e for e in found if e.package == winner]:
-            found = chosen
-            break
+    found = found if package else preferred(found)
     if len(found) == 1:
         return found[0]
     if len({e.package for e in found}) == 1:
@@ -160,6 +157,12 @@ def find(kind: str, name: str) -> Entry:
         f"{bare!r} is offered by several packages: {both}. Use the full name, or choose with "
         f"medviz.prefer({found[0].package!r}) or MEDVIZ_PREFER={found[0].package}."
     )
+
+
+def preferred(found: list[Entry]) -> list[Entry]:
+    """Return those of the package that was chosen to win, or all where none of the packages was."""
+    chosen = ([e for e in found if e.package == winner] for winner in _preferences())
+    return next(filter(None, chosen), found)
 
 
 def resolve(kind: str, value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from medviz.targets import FixedTarget
 
 
+# what a hook is handed that holds tensors, by the argument's name: which parts of it; "": the argument itself
+_PARTS = {
+    "probe": ("inputs",),
+    "attribution": ("values", "image", "raw"),
+    **dict.fromkeys(("patches", "image", "corners"), ("",)),
+}
+
+
 def as_wrappers(wrappers: Wrappers) -> tuple[Wrapper, ...]:
     """Return the wrappers that are meant by names, plugin strings or instances, in the same order."""
     if isinstance(wrappers, str | Wrapper) or not isinstance(wrappers, Iterable):
@@ -36,18 +44,19 @@ def as_wrappers(wrappers: Wrappers) -> tuple[Wrapper, ...]:
 
 def run_explainer(explainer: Explainer, probe: Probe, target: FixedTarget, wrappers: Wrappers = ()) -> Tensor:
     """Return the checked result of `explain`: `(B, K, *s)` on the method's own grid."""
-    import torch
-
     from medviz.finite import all_finite, ends
-    from medviz.tensors import plain
+    from medviz.tensors import is_ordinary, plain
 
     around = as_wrappers(wrappers)
-    values = call(explainer, "explain", {"probe": probe, "target": target}, around)
+    values = _call(explainer, "explain", {"probe": probe, "target": target}, around)
     shape = (len(probe.inputs), *probe.inputs.shape[1:])
-    if not isinstance(values, torch.Tensor) or not values.is_floating_point():
-        raise _wrong(explainer, "explain", values, "a floating-point tensor (B, K, *s)", around)
+    if not is_ordinary(values):
+        raise _wrong(
+            explainer, "explain", values, "a floating-point tensor (B, K, *s), dense, of 16 to 64 bits", around
+        )
     if values.ndim != len(shape) or len(values) != shape[0] or values.shape[1] not in (1, shape[1]):
-        expected = f"({shape[0]}, 1 or {shape[1]}, {len(shape) - 2} spatial axes)"
+        channels = " or ".join(map(str, sorted({1, shape[1]})))
+        expected = f"({shape[0]}, {channels}, {len(shape) - 2} spatial axes)"
         raise _wrong(explainer, "explain", values, expected, around)
     if not values.numel() or not all_finite(values):
         raise _wrong(explainer, "explain", values, "finite values, not an empty map", around)
@@ -59,16 +68,17 @@ def run_explainer(explainer: Explainer, probe: Probe, target: FixedTarget, wrapp
 
 def occlude(occluder: Occluder, patches: Tensor, image: Tensor, corners: Tensor, wrappers: Wrappers = ()) -> Tensor:
     """Return the checked result of `occlude`: `(M, C, *mask)`."""
-    import torch
-
     from medviz.finite import all_finite
+    from medviz.tensors import is_ordinary
 
     arguments = {"patches": patches, "image": image, "corners": corners}
     around = as_wrappers(wrappers)
-    hidden = call(occluder, "occlude", arguments, around)
-    if not isinstance(hidden, torch.Tensor) or hidden.shape != patches.shape or not all_finite(hidden):
-        raise _wrong(occluder, "occlude", hidden, f"a finite tensor {tuple(patches.shape)}", around)
-    return hidden
+    hidden = _call(occluder, "occlude", arguments, around)
+    alike = is_ordinary(hidden) and all(getattr(hidden, k) == getattr(patches, k) for k in ("shape", "dtype", "device"))
+    if not alike or not all_finite(hidden):
+        expected = f"a finite tensor {tuple(patches.shape)}, {patches.dtype} on {patches.device}".replace("torch.", "")
+        raise _wrong(occluder, "occlude", hidden, expected, around)
+    return cast("Tensor", hidden).detach()
 
 
 def blend_weight(occluder: Occluder, mask_size: tuple[int, ...], wrappers: Wrappers = ()) -> Tensor:
@@ -76,12 +86,13 @@ def blend_weight(occluder: Occluder, mask_size: tuple[int, ...], wrappers: Wrapp
     import torch
 
     from medviz.finite import all_finite
+    from medviz.tensors import is_ordinary
 
     around = as_wrappers(wrappers)
     weight = call(occluder, "blend_weight", {"mask_size": mask_size}, around)
     if weight is None:
         return torch.ones(mask_size, device="cpu")
-    good = isinstance(weight, torch.Tensor) and weight.shape == tuple(mask_size)
+    good = is_ordinary(weight) and weight.shape == tuple(mask_size)
     if not good or not all_finite(weight) or (weight < 0).any() or not (weight > 0).any():
         expected = f"a finite tensor {tuple(mask_size)}, ≥ 0 and not all zero"
         raise _wrong(occluder, "blend_weight", weight, expected, around)
@@ -98,7 +109,7 @@ def render(renderer: Renderer, attribution: Attribution, wrappers: Wrappers = ()
     around = as_wrappers(wrappers)
     drawn = []
     for i in range(len(attribution)):
-        rendering = call(renderer, "render", {"attribution": attribution[i]}, around)
+        rendering = _call(renderer, "render", {"attribution": attribution[i]}, around)
         if not isinstance(rendering, Rendering):
             raise _wrong(renderer, "render", rendering, "a medviz.Rendering", around)
         drawn.append(rendering)
@@ -135,7 +146,7 @@ def write(
         if attribution is None and not draws and names_argument(sink, "write", "attribution"):
             raise ValueError(f"{type(sink).__name__} writes values; the rendering that it was given holds none.")
         arguments = {"rendering": rendering, "attribution": attribution, "tag": tag, "step": step}
-        result = call(sink, "write", arguments, around)
+        result = _call(sink, "write", arguments, around)
         if not isinstance(result, str | Path):
             raise _wrong(sink, "write", result, "where it was written to, a path or a string", around)
         written.append(result)
@@ -174,23 +185,30 @@ def read(path: str | Path, reader: str | Reader | None = None, *, wrappers: Wrap
 
 
 def _reader_for(path: Path) -> Reader:
-    fitting: list[tuple[int, str]] = []
+    """Return the reader with the longest suffix that fits, of whatever name: two readers may share one."""
+    fitting: list[tuple[int, registry.Entry]] = []
     broken: list[str] = []
-    for name in registry.names("readers"):
+    installed = registry.entries("readers")
+    for entry in installed:
         try:
-            suffixes: tuple[str, ...] = registry.find("readers", name).load().suffixes  # type: ignore[attr-defined]
+            suffixes: tuple[str, ...] = entry.load().suffixes  # type: ignore[attr-defined]
         except PluginError as err:
             broken.append(str(err))
             continue
         lengths = [len(suffix) for suffix in suffixes if path.name.lower().endswith(suffix)]
-        fitting += [(max(lengths), name)] if lengths else []
-    best = [name for length, name in fitting if length == max(fitting)[0]]
+        fitting += [(max(lengths), entry)] if lengths else []
+    longest = max((length for length, _ in fitting), default=0)
+    best = registry.preferred([entry for length, entry in fitting if length == longest])
     if len(best) == 1:
-        return registry.get_reader(best[0])
+        return registry.get_reader(best[0].full_name)
     if best:
-        raise PluginError(f"several readers take {path.name!r}: {', '.join(best)}; choose one with `reader`.")
+        names = ", ".join(entry.full_name if entry.shared else entry.name for entry in best)
+        raise PluginError(
+            f"several readers take {path.name!r}: {names}; choose one with `reader`, or its package with "
+            f"MEDVIZ_PREFER={best[0].package}."
+        )
     notes = "".join(f" ({message})" for message in broken)
-    raise PluginError(f"no reader takes {path.name!r}; installed: {', '.join(registry.names('readers'))}.{notes}")
+    raise PluginError(f"no reader takes {path.name!r}; installed: {', '.join(e.name for e in installed)}.{notes}")
 
 
 def _singles(x: Any) -> Iterable[Rendering | Attribution]:
@@ -214,6 +232,43 @@ def _renderer(sink: Sink) -> Renderer:
     return getattr(sink, "renderer", None) or default_renderer()
 
 
+def _call(plugin: Plugin, hook: str, arguments: Mapping[str, Any], around: tuple[Wrapper, ...]) -> Any:
+    """Return what a hook returns. What it was handed belongs to others, and must be as it was.
+
+    Raises:
+        PluginError: it changed a tensor in place.
+    """
+    held = {
+        f"{name}.{part}" if part else name: getattr(value, part) if part else value
+        for name, value in arguments.items()
+        for part in (() if value is None else _PARTS.get(name, ()))
+    }
+    before = {name: _version(tensor) for name, tensor in held.items()}
+    result = call(plugin, hook, arguments, around)
+    if changed := [name for name, tensor in held.items() if _version(tensor) != before[name]]:
+        raise PluginError(f"{called(plugin, hook, around)} changed `{changed[0]}` in place; work on a copy of it.")
+    return result
+
+
+def _version(tensor: Tensor | None) -> int | None:
+    """Return a number that grows with each change in place; None where there is none."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
+
+
 def _wrong(plugin: Plugin, hook: str, result: Any, expected: str, around: Sequence[Wrapper]) -> PluginError:
-    shape = f" {tuple(result.shape)}" if hasattr(result, "shape") else ""
-    return PluginError(f"{called(plugin, hook, around)} returned {type(result).__name__}{shape}; expected {expected}.")
+    return PluginError(f"{called(plugin, hook, around)} returned {_described(result)}; expected {expected}.")
+
+
+def _described(result: Any) -> str:
+    """Return type, shape and dtype of a result, and how many of its values are not finite."""
+    import torch
+
+    from medviz.tensors import is_ordinary
+
+    if not isinstance(result, torch.Tensor):
+        return f"{type(result).__name__} {tuple(result.shape)}" if hasattr(result, "shape") else type(result).__name__
+    kind = "" if result.layout == torch.strided else f"{result.layout} "
+    shape = "" if result.is_nested else f" {tuple(result.shape)}"
+    text = f"{type(result).__name__}{shape}, {kind}{result.dtype} on {result.device}".replace("torch.", "")
+    bad = int((~torch.isfinite(result)).sum()) if is_ordinary(result) else 0
+    return f"{text}, with {bad} values that are NaN or infinite" if bad else text

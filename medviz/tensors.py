@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def as_tensor(value: Any) -> Tensor:
     """Return a tensor as it is, and anything else that holds numbers as a tensor on the CPU, without a copy if it can.
@@ -36,6 +38,12 @@ def numpy_of(tensor: Tensor) -> np.ndarray:
 def plain(tensor: Tensor) -> Tensor:
     """Return a MetaTensor, or any other subclass, as a plain tensor."""
     return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+
+
+def is_ordinary(values: Any) -> bool:
+    """Return whether this is a floating-point tensor that can be computed with: no sparse, nested or 8-bit one."""
+    dense = isinstance(values, Tensor) and values.layout == torch.strided and not values.is_nested
+    return dense and values.dtype in _FLOATING and not values.is_meta
 
 
 def resize(values: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:

@@ -82,12 +82,19 @@ _PROBE = SimpleNamespace(inputs=torch.zeros(2, 3, 8, 8))
     [
         (None, "returned NoneType; expected a floating-point tensor"),
         ([1.0], "returned list"),
-        (torch.zeros(2, 1, 4, 4, dtype=torch.int64), r"returned Tensor \(2, 1, 4, 4\); expected a floating-point"),
+        (
+            torch.zeros(2, 1, 4, 4, dtype=torch.int64),
+            r"Tensor \(2, 1, 4, 4\), int64 on cpu; expected a floating-point",
+        ),
         (torch.zeros(2, 4, 4), r"expected \(2, 1 or 3, 2 spatial axes\)"),
         (torch.zeros(1, 1, 4, 4), r"expected \(2, 1 or 3"),
         (torch.zeros(2, 2, 4, 4), r"expected \(2, 1 or 3"),
         (torch.zeros(2, 1, 0, 4), "not an empty map"),
-        (torch.full((2, 1, 4, 4), torch.nan), "expected finite values"),
+        (torch.full((2, 1, 4, 4), torch.nan), "with 32 values that are NaN or infinite; expected finite values"),
+        (torch.zeros(2, 1, 4, 4).to(torch.float8_e5m2), "float8_e5m2 on cpu; expected a floating-point tensor"),
+        (torch.zeros(2, 1, 4, 4, device="meta"), "float32 on meta; expected a floating-point tensor"),
+        (torch.zeros(2, 1, 4, 4).to_sparse(), "sparse_coo float32 on cpu; expected a floating-point tensor"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.complex64), "complex64 on cpu; expected a floating-point tensor"),
         (torch.full((2, 1, 4, 4), -1.0), "returned negative values, but does not declare `signed`"),
     ],
 )
@@ -105,18 +112,81 @@ def test_a_map_that_keeps_the_contract_passes_on_any_grid(channels: int) -> None
     assert not returned.requires_grad
 
 
-@pytest.mark.parametrize("answer", [torch.zeros(1), torch.full((2, 1, 3, 3), torch.inf), "zeros"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        torch.zeros(1),
+        torch.full((2, 1, 3, 3), torch.inf),
+        "zeros",
+        torch.zeros(2, 1, 3, 3, dtype=torch.float16),
+        torch.zeros(2, 1, 3, 3, dtype=torch.float64),
+        torch.zeros(2, 1, 3, 3, dtype=torch.int64),
+        torch.zeros(2, 1, 3, 3, dtype=torch.bool),
+        torch.zeros(2, 1, 3, 3, dtype=torch.complex64),
+        torch.zeros(2, 1, 3, 3, device="meta"),
+        torch.zeros(2, 1, 3, 3).to_sparse(),
+    ],
+)
 def test_wrong_hidden_windows_are_refused(answer: Any) -> None:
     with pytest.raises(PluginError, match=r"_Occludes.occlude returned .*; expected a finite tensor \(2, 1, 3, 3\)"):
         _Occludes(answer)(torch.zeros(2, 1, 3, 3), torch.zeros(1, 8, 8), torch.zeros(2, 2))
 
 
 @pytest.mark.parametrize(
-    "answer", [torch.ones(3), torch.zeros(3, 3), -torch.ones(3, 3), torch.tensor([torch.nan]).expand(3, 3), 1]
+    "answer",
+    [
+        torch.ones(3),
+        torch.zeros(3, 3),
+        -torch.ones(3, 3),
+        torch.tensor([torch.nan]).expand(3, 3),
+        torch.ones(3, 3, dtype=torch.complex64),
+        1,
+    ],
 )
 def test_wrong_weights_are_refused(answer: Any) -> None:
     with pytest.raises(PluginError, match=r"_Occludes\.blend_weight returned"):
         _Occludes(answer).weight((3, 3))
+
+
+def test_what_is_handed_over_must_not_be_changed_in_place() -> None:
+    """Else the next method sees another image, and a sink writes another map."""
+
+    class Explains(Explainer):
+        @hookimpl
+        def explain(self, probe: Any) -> torch.Tensor:
+            probe.inputs.sub_(1)
+            return probe.inputs[:, :1] * 0
+
+    class Occludes(Occluder):
+        def __init__(self, which: int) -> None:
+            self.which = which
+
+        @hookimpl
+        def occlude(self, patches: torch.Tensor, image: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
+            (patches, image, corners)[self.which].zero_()
+            return patches * 0
+
+    class Draws(Renderer):
+        @hookimpl
+        def render(self, attribution: Attribution) -> Rendering:
+            attribution.values.mul_(0)
+            return _rendering()
+
+    class Writes(Sink):
+        @hookimpl
+        def write(self, attribution: Attribution) -> str:
+            attribution.image.add_(1)
+            return "nowhere"
+
+    with pytest.raises(PluginError, match=r"Explains\.explain changed `probe\.inputs` in place; work on a copy of it"):
+        relay.run_explainer(Explains(), SimpleNamespace(inputs=torch.zeros(2, 3, 8, 8)), None)
+    for which, name in enumerate(("patches", "image", "corners")):
+        with pytest.raises(PluginError, match=rf"Occludes\.occlude changed `{name}` in place"):
+            Occludes(which)(torch.zeros(2, 1, 3, 3), torch.zeros(1, 8, 8), torch.zeros(2, 2))
+    with pytest.raises(PluginError, match=r"Draws\.render changed `attribution\.values` in place"):
+        Draws()(_attribution(2))
+    with pytest.raises(PluginError, match=r"Writes\.write changed `attribution\.image` in place"):
+        Writes()(_attribution())
 
 
 def test_weights_that_are_not_given_are_ones() -> None:
@@ -137,7 +207,7 @@ def test_a_sink_says_where_it_wrote(answer: Any) -> None:
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(PluginError, match=r"_Reads.read returned Tensor \(1, 2, 2\); expected a medviz.Image"):
+    with pytest.raises(PluginError, match=r"_Reads.read returned Tensor \(1, 2, 2\), .*; expected a medviz.Image"):
         _Reads(torch.zeros(1, 2, 2))(tmp_path / "a.txt")
 
 

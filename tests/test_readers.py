@@ -10,12 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers_distributions import build_wheel, install
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image as PilImage
 
-from medviz import relay
+from medviz import registry, relay
 from medviz.errors import PluginError
 from medviz.readers.image import ImageFile
 from medviz.readers.nifti import Nifti
@@ -514,6 +515,48 @@ def test_the_suffix_chooses_the_reader(tmp_path, name):
         PilImage.new("L", (5, 4)).save(path)
     assert relay.read(path).data.shape in ((1, 4, 5, 6), (1, 4, 5))
     assert relay.read(str(path)).path == path
+
+
+_OTHERS = """
+import attrs, medviz, torch
+
+@attrs.frozen(eq=False)
+class Dicom(medviz.Reader):
+    suffixes = (".dcm",)
+
+    @medviz.hookimpl
+    def read(self, path):
+        return medviz.Image(torch.full((1, 2, 2), 7.0), path=path)
+
+class Mine(Dicom):
+    suffixes = (".nii.gz",)
+"""
+
+
+def test_a_builtin_reader_is_replaced_on_purpose_only(tmp_path, monkeypatch):
+    """A package may take its name, or its suffix; each file has one reader, or the user is asked."""
+    monkeypatch.setattr(registry, "_preferred", None)
+    monkeypatch.delenv("MEDVIZ_PREFER", raising=False)
+    lines = [("readers", "nifti", "mv_others:Dicom"), ("readers", "mine", "mv_others:Mine")]
+    scan, picture = saved(tmp_path / "s.nii.gz", ramp(4, 5, 6)), tmp_path / "a.dcm"
+    picture.touch()
+    with monkeypatch.context() as installed:
+        wheel = build_wheel(tmp_path, "medviz-named", {"mv_others.py": _OTHERS}, lines[:1])
+        installed.syspath_prepend(str(install(tmp_path / "named", wheel)))
+        for packages in ((), ("medviz-named",)):
+            registry.prefer(*packages)
+            assert relay.read(scan).data.shape == (1, 4, 5, 6)
+            assert relay.read(picture).data.shape == (1, 2, 2)
+    with monkeypatch.context() as installed:
+        wheel = build_wheel(tmp_path, "medviz-both", {"mv_others.py": _OTHERS}, lines)
+        installed.syspath_prepend(str(install(tmp_path / "both", wheel)))
+        registry.prefer()
+        with pytest.raises(PluginError, match=r"several readers take 's\.nii\.gz': mine, medviz-xai/nifti; choose"):
+            relay.read(scan)
+        registry.prefer("medviz-xai")
+        assert relay.read(scan).data.shape == (1, 4, 5, 6)
+        registry.prefer("medviz-both")
+        assert relay.read(scan).data.shape == (1, 2, 2)
 
 
 def test_a_missing_file_and_an_unknown_suffix(tmp_path):

@@ -57,6 +57,28 @@ BROKEN: dict[str, tuple[str, str, str]] = {
         _hook("probe", mark="@staticmethod\n    @hookimpl"),
         "is a staticmethod; a hook is a",
     ),
+    "noself": ("explainers", _hook(""), "explain takes no argument; the first of a method is `self`"),
+    "async": (
+        "explainers",
+        _explainer("    @hookimpl\n    async def explain(self, probe):\n        return probe.inputs\n"),
+        "explain is `async`; a hook is a plain method",
+    ),
+    "yields": (
+        "explainers",
+        _explainer("    @hookimpl\n    def explain(self, probe):\n        yield probe.inputs\n"),
+        "explain yields; a hook returns its result",
+    ),
+    "abstract": (
+        "explainers",
+        f"import abc\n{_HEAD}class Broken(Explainer, abc.ABC):\n    @hookimpl\n    def explain(self, probe):\n"
+        "        return self.made(probe)\n    @abc.abstractmethod\n    def made(self, probe): ...\n",
+        "is abstract; it lacks made",
+    ),
+    "equal": (
+        "explainers",
+        _hook("self, probe").replace("class Broken", "import attrs\n\n@attrs.frozen\nclass Broken"),
+        r"compares its instances by value.*write @attrs\.frozen\(eq=False\) above it",
+    ),
     "noclass": ("explainers", "Broken = object()\n", "is not a class; an entry point names the plugin's class"),
     "wrongbase": ("explainers", "class Broken:\n    pass\n", "does not subclass medviz.Explainer"),
     "wrongkind": ("sinks", _hook("self, probe"), "does not subclass medviz.Sink"),

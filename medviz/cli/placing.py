@@ -48,7 +48,7 @@ def _levels(image: Tensor) -> Tensor:
     """Return to which of some levels of intensity each voxel belongs; all levels hold about as many."""
     some = image.flatten()[:: max(1, image.numel() // _MOST)]
     number = max(2, min(_LEVELS, len(some) // _LEAST))
-    edges = torch.quantile(some, torch.linspace(0, 1, number + 1, dtype=torch.float64)[1:-1])
+    edges = torch.quantile(some, torch.linspace(0, 1, number + 1, dtype=torch.float64, device="cpu")[1:-1])
     return torch.bucketize(image, edges)
 
 

@@ -52,7 +52,7 @@ class FunctionOccluder(Occluder):
 
     @hookimpl
     def occlude(self, patches: Tensor, image: Tensor, corners: Tensor) -> Tensor:
-        return self.function(patches, image, corners)
+        return self.function(patches.clone(), image.clone(), corners.clone())  # it may work in place
 
 
 @attrs.frozen(eq=False)
@@ -295,6 +295,5 @@ class Occluded:
             self._made.clear()
             corners = self.windows.corners[part * many : (part + 1) * many]
             patches = cut_out(image, corners, self.windows.size)
-            image = image.clone()  # a function may work in place
             self._made[part] = self.occluder(patches, image, corners, wrappers=self.wrappers)
         return self._made[part][place]
