@@ -141,9 +141,10 @@ class FileSink(Sink):
         """Return the file that this result goes to."""
         return Place.of(attribution, tag, step).expand(self.path)
 
-    def check(self, place: Place) -> None:
-        """Refuse a file that may not be replaced or cannot be made; errors as `check_destinations`."""
-        _check_free(place.expand(self.path), self.overwrite)
+    def check(self, places: Sequence[Place]) -> None:
+        """Refuse files that may not be replaced or cannot be made; errors as `check_destinations`."""
+        for place in places:
+            _check_free(place.expand(self.path), self.overwrite)
 
 
 @attrs.frozen(eq=False)
@@ -177,17 +178,15 @@ def check_destinations(sinks: Iterable[Sink], places: Iterable[Place], read: Ite
     kept = {path.expanduser().resolve() for path in read}
     places = list(places)
     for sink in sinks:
-        for place in known_to(sink, places):
-            if isinstance(sink, FileSink):
-                path = place.expand(sink.path)
-                if path.resolve() in taken:
-                    raise ValueError(
-                        f"two results would be written to {str(path)!r}; tell them apart with {_LISTED} in `path`."
-                    )
-                if path.resolve() in kept:
-                    raise ValueError(f"{str(path)!r} is read, and would be replaced; choose another `path`.")
-                taken.add(path.resolve())
-            sink.check(place)
+        for path in (place.expand(sink.path) for place in places) if isinstance(sink, FileSink) else ():
+            if path.resolve() in taken:
+                raise ValueError(
+                    f"two results would be written to {str(path)!r}; tell them apart with {_LISTED} in `path`."
+                )
+            if path.resolve() in kept:
+                raise ValueError(f"{str(path)!r} is read, and would be replaced; choose another `path`.")
+            taken.add(path.resolve())
+        sink.check(known_to(sink, places))
 
 
 def known_to(sink: Sink, places: Sequence[Place]) -> list[Place]:

@@ -9,7 +9,8 @@ This is the one file that the author of a plugin must read. A plugin is a class 
 
 Plugins hold configuration only (`@attrs.frozen(eq=False)` fits well): no tensors, no hooks on a model, no state.
 Every parameter has a default, except the `path` of a sink that writes a file. Plugins call each other through the
-instance, `self.occluder(patches, image, corners, wrappers=probe.wrappers)`, never through the hook.
+instance, `self.occluder(patches, image, corners, wrappers=probe.wrappers)` or `self.inner.on(probe, target)`, never
+through the hook.
 """
 
 from __future__ import annotations
@@ -90,6 +91,24 @@ class Explainer(Plugin):
             Raises:
                 ValueError: the network, the layer or the target does not suit the method.
             """
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise a `ValueError` where the method does not suit images `(B, C, *S)`; called before any network runs.
+
+        A subclass that can tell more, from its parameters, calls this one first.
+        """
+        if len(shape) - 2 not in self.ndim:
+            raise ValueError(f"{type(self).__name__} works for {self.ndim} spatial axes, not {len(shape) - 2}.")
+
+    def on(self, probe: Probe, target: FixedTarget) -> Tensor:
+        """Return the raw map `(B, K, *s)` of images that another method explains: for methods made of others.
+
+        The inner method's layers are asked for after the forward pass, which costs one more, unless the outer one has
+        them in its own field `layer`; see `needs_layer` and `needs_gradient`.
+        """
+        from medviz.relay import run_explainer
+
+        return run_explainer(self, probe, target, probe.wrappers)
 
     def __call__(
         self, model: nn.Module, image: Any, target: TargetLike = None, **options: Any
@@ -183,11 +202,11 @@ class Sink(Plugin):
 
     kind: ClassVar[str] = "sinks"
 
-    def check(self, place: Place) -> None:
-        """Raise, where a sink can tell, if a result could not be written; called before any network runs.
+    def check(self, places: Sequence[Place]) -> None:
+        """Raise, where a sink can tell, if results could not be written; called before any network runs.
 
         Args:
-            place: what tells the result from others.
+            places: of the results that it will be given, what tells each from the others.
         """
 
     class Hooks:

@@ -149,11 +149,10 @@ def _affine_of(image: Any) -> np.ndarray | None:
     if affines.shape[-2:] != (4, 4):
         _log.warning("the MetaTensor's affine is %s and not (4, 4): no affine; give `affine`.", affines.shape[-2:])
         return None
-    if _is_slice(image.ndim - 2, meta.get("spatial_shape"), images):
-        _log.warning(
-            "the MetaTensor looks like a slice of a volume, whose affine does not say of which plane: no affine; give "
-            "`affine`."
-        )
+    done = getattr(image, "applied_operations", None) or []
+    moved = any(done) or not np.array_equal(np.ravel(meta.get("original_affine", ())), np.ravel(affines))
+    if why := _is_another(tuple(image.shape[2:]), meta.get("spatial_shape"), images, moved):
+        _log.warning("the MetaTensor %s: no affine; give `affine`.", why)
         return None
     from_file = not meta.keys().isdisjoint({"filename_or_obj", "original_affine"})
     if affines.ndim == 2 and (images == 1 or not from_file):
@@ -168,7 +167,6 @@ def _affine_of(image: Any) -> np.ndarray | None:
         return None
     codes = zip(*(_each(meta.get(name, 1), images) for name in ("qform_code", "sform_code")), strict=True)
     spaces = _each(meta.get("space", "RAS"), images)
-    done = getattr(image, "applied_operations", None) or []
     operations = done if len(done) == images and all(isinstance(one, list) for one in done) else [done] * images
     known = "original_affine" in meta
     placed = []
@@ -178,10 +176,21 @@ def _affine_of(image: Any) -> np.ndarray | None:
     return _stacked(placed) if any(affine is not None for affine in placed) else None
 
 
-def _is_slice(ndim: int, sizes: Any, images: int) -> bool:
-    """Return whether 2-D images have a volume's metadata, and so its affine, as MONAI's `scan[:, 25]` does."""
+def _is_another(shape: tuple[int, ...], sizes: Any, images: int, transformed: bool) -> str:
+    """Return by what images are seen to be others than those of their metadata, and so of their affine; "" if they are.
+
+    MONAI's transforms note what they do, and change the affine; plain operations of PyTorch do neither.
+    """
     known = np.ravel(() if sizes is None else sizes)
-    return ndim == 2 and len(known) in (3, 3 * images) and bool((known.reshape(-1, 3) > 1).all(1).any())
+    if len(known) not in (3, 3 * images):
+        return ""
+    volumes = known.reshape(-1, 3)
+    if len(shape) == 2:  # as `scan[:, 25]`
+        slices = bool((volumes > 1).all(1).any())
+        return "looks like a slice of a volume, whose affine does not say of which plane" if slices else ""
+    if transformed or (volumes == shape).all():
+        return ""
+    return f"has {shape} voxels and was read with {tuple(volumes[0].tolist())}, by no transform of MONAI's"
 
 
 def _each(value: Any, images: int) -> list[Any]:

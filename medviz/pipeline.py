@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import medviz
 from medviz import naming, registry
 from medviz.attribution import Attribution
+from medviz.contract import check_class
 from medviz.errors import PluginError
 from medviz.finite import all_finite
 from medviz.hookspecs import Explainer, Plugin, Wrappers
@@ -94,6 +95,8 @@ def explain(
     check_batch_size(batch_size)
     check_compiled(compiled)
     around = as_wrappers(wrappers)
+    for asked in chosen:
+        asked.explainer.check(images.shape)
     how = {"output": _plain(output), "compiled": compiled}
     batches: list[list[Attribution]] = []
     for index in _chunks(len(images), batch_size, unwrap(model)):
@@ -142,6 +145,7 @@ def _explainers(explainers: Any) -> list[_Asked]:
     for explainer in chosen:
         if not isinstance(explainer, Explainer):
             raise PluginError(f"`explainers` holds {explainer!r}; expected a name or an instance of medviz.Explainer.")
+        check_class(type(explainer), "explainers")
         entry, text = naming.origin(explainer), naming.describe(explainer)
         if explainer.stochastic and getattr(explainer, "seed", 0) is None:
             explainer = _seeded(explainer)
@@ -190,9 +194,6 @@ def _results(
     kept = images.to("cpu", copy=True)  # not before the forward pass, whose peak it would raise
     for asked in explainers:
         explainer = asked.explainer
-        if images.ndim - 2 not in explainer.ndim:
-            name = type(explainer).__name__
-            raise ValueError(f"{name} works for {explainer.ndim} spatial axes, not {images.ndim - 2}.")
         raw = None
         for label, target in fixed:
             if raw is None or explainer.uses_target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import attrs
@@ -21,7 +22,12 @@ def _as_mask(mask: Any) -> Any:
         return mask
     if isinstance(mask, str) or not (isinstance(mask, Tensor) or hasattr(mask, "__array__")):
         raise TypeError(f"`mask` is None, 'predicted', 'positive' or a tensor; got {mask!r}.")
-    return plain(as_tensor(mask)).detach()
+    weights = plain(as_tensor(mask)).detach()
+    if not torch.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("`mask` holds weights that are negative, NaN or infinite.")
+    if not weights.any():
+        raise ValueError("`mask` is empty: there is nothing to explain.")
+    return weights
 
 
 @attrs.frozen(eq=False)
@@ -46,17 +52,21 @@ class SegmentationTarget:
 
     def take(self, index: Tensor, images: int) -> Target:
         """Return the target for some of the images."""
-        return _PartOfMask(self, self.mask, index, images) if isinstance(self.mask, Tensor) else self
+        return _Part(self, index, images)
 
     def fix(self, output: Tensor) -> FixedTarget:
         """Fix the mask, and refuse an empty one."""
+        return self._fix(output, self.mask, range(len(output)))
+
+    def _fix(self, output: Tensor, given: Tensor | str | None, images: Sequence[int]) -> FixedTarget:
+        """Fix a mask for the output of these images."""
         if output.ndim < 4:
             raise ValueError(f"SegmentationTarget needs an output (B, N, *S); this network's is {tuple(output.shape)}.")
         check_classes(torch.tensor([self.channel], device="cpu"), output)
-        mask = self._mask(output)
+        mask = self._mask(output, given)
         total = mask.flatten(1).sum(1)
         if not (total > 0).all():
-            empty = [i for i, t in enumerate(total.tolist()) if not t > 0]
+            empty = [image for image, t in zip(images, total.tolist(), strict=True) if not t > 0]
             raise ValueError(f"the mask of channel {self.channel} is empty for the images {empty}; nothing to explain.")
 
         def score(out: Tensor, index: Tensor) -> Tensor:
@@ -65,37 +75,34 @@ class SegmentationTarget:
 
         return FixedTarget(self.label, score)
 
-    def _mask(self, output: Tensor) -> Tensor:  # (B, *S)
+    def _mask(self, output: Tensor, given: Tensor | str | None) -> Tensor:  # (B, *S)
         shape = (len(output), *output.shape[2:])
-        if self.mask is None:
+        if given is None:
             return output.new_ones(shape)
-        if isinstance(self.mask, str):
+        if isinstance(given, str):
             own = output[:, self.channel]
-            by_sign = self.mask == "positive" or output.shape[1] == 1
+            by_sign = given == "positive" or output.shape[1] == 1
             if by_sign and bool(((own >= 0) & (own <= 1)).all()):
                 raise ValueError(
-                    f"channel {self.channel} lies between 0 and 1 everywhere, as probabilities do, and {self.mask!r} "
+                    f"channel {self.channel} lies between 0 and 1 everywhere, as probabilities do, and {given!r} "
                     "means a logit above 0; explain the logits with `output`, or give the mask as a tensor."
                 )
             mask = own > 0 if by_sign else output.argmax(1) == self.channel
             _log.info("the mask of channel %d holds %d of %d voxels", self.channel, int(mask.sum()), mask.numel())
             return mask.to(output.dtype)
-        mask = self.mask.to(output.device, output.dtype, copy=True)  # may have been made in inference mode
+        mask = given.to(output.device, output.dtype, copy=True)  # may have been made in inference mode
         mask = mask[:, 0] if mask.ndim == output.ndim and mask.shape[1] == 1 else mask
-        if not torch.isfinite(mask).all() or (mask < 0).any():
-            raise ValueError("`mask` holds weights that are negative, NaN or infinite.")
         try:
             return mask.expand(shape)
         except RuntimeError as err:
-            raise ValueError(f"`mask` {tuple(self.mask.shape)} does not fit the output's grid {shape}.") from err
+            raise ValueError(f"`mask` {tuple(given.shape)} does not fit the output's grid {shape}.") from err
 
 
 @attrs.frozen(eq=False)
-class _PartOfMask:
+class _Part:
     """A segmentation target for some of the images: only the output tells whether its mask has a row for each."""
 
     whole: SegmentationTarget
-    mask: Tensor
     index: Tensor
     images: int
 
@@ -104,9 +111,9 @@ class _PartOfMask:
         return self.whole.label
 
     def fix(self, output: Tensor) -> FixedTarget:
-        mask = self.mask
-        if mask.ndim >= output.ndim - 1 and len(mask) > 1:
+        mask = self.whole.mask
+        if isinstance(mask, Tensor) and mask.ndim >= output.ndim - 1 and len(mask) > 1:
             if len(mask) != self.images:
                 raise ValueError(f"`mask` {tuple(mask.shape)} does not fit {self.images} images.")
             mask = mask[self.index.to(mask.device)]
-        return SegmentationTarget(self.whole.channel, mask).fix(output)
+        return self.whole._fix(output, mask, self.index.tolist())

@@ -209,6 +209,17 @@ def test_wrong_input_is_refused_in_one_line(folder: Path, arguments: tuple[str, 
     refused(explain("--model", "nets_for_cli:Net", *arguments), message)
 
 
+def test_a_renderer_that_fails_costs_the_other_sinks_nothing(folder: Path) -> None:
+    """The network may have run for an hour."""
+    broken = ("--sink", "png:path=a.png,renderer=planes(voxel=[99,0,0])")
+    done = explain(*MODEL, "--explainer", "vanillagrad", *broken, *MAP)
+    assert done.exit_code == 2
+    assert "voxel" in done.stderr
+    assert (folder / "map.nii.gz").exists()
+    assert not (folder / "a.png").exists()
+    assert "map.nii.gz" in done.stdout
+
+
 def smooth() -> torch.Tensor:
     axes = torch.meshgrid(*[torch.linspace(0, 6, n) for n in (20, 24, 18)], indexing="ij")
     noise = torch.rand(20, 24, 18, generator=torch.Generator().manual_seed(0))

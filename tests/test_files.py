@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -268,9 +269,9 @@ def test_a_file_is_not_a_folder(tmp_path):
 
 def test_a_sink_that_writes_no_file_says_what_it_cannot_write(tmp_path):
     class Store(medviz.Sink):
-        def check(self, place: Place) -> None:
-            if place.index:
-                raise ConnectionError(f"the store is full: no image {place.index}")
+        def check(self, places: Sequence[Place]) -> None:
+            if len(places) > 1:
+                raise ConnectionError(f"the store is full: no image {places[1].index}")
 
     check_destinations([Store()], [Place()])
     with pytest.raises(ConnectionError, match="no image 1"):

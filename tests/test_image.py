@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from medviz.image import Image, as_affine, as_batch, spacing_of
 
@@ -249,6 +250,22 @@ def test_a_space_that_nobody_knows_is_no_place_in_the_world(meta, caplog):
 def test_the_users_affine_goes_before_that_of_the_metatensor(meta):
     x = meta(torch.rand(1, 1, 3, 4), affine=torch.from_numpy(AFFINE))
     assert np.array_equal(as_batch(x, np.diag([2, 2, 2, 1]))[1][0], np.diag([2, 2, 2, 1]))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda scan: scan[:, 1:], lambda scan: F.interpolate(scan[None], (6, 8, 10))[0], lambda scan: scan.mT]
+)
+def test_another_size_does_not_keep_the_affine_of_its_file(meta, change, caplog):
+    """Unless one of MONAI's transforms has made it, which notes that, or gives another affine."""
+    scan = from_file(meta, LPI, spatial_shape=np.array([3, 4, 5]))
+    assert as_batch(scan[None])[1] is not None
+    with caplog.at_level(logging.WARNING):
+        assert as_batch(change(scan)[None])[1] is None
+    assert "voxels and was read with (3, 4, 5), by no transform of MONAI's: no affine" in caplog.text
+    noted, moved = change(scan), change(scan)
+    noted.applied_operations = [{"class": "SpatialCrop"}]
+    moved.affine = torch.diag(torch.tensor([-2.0, -1, 1, 1], dtype=torch.float64))
+    assert all(as_batch(image[None])[1] is not None for image in (noted, moved))
 
 
 @pytest.mark.parametrize("cut", [lambda scan: scan[:, 1], lambda scan: scan[..., 2], lambda scan: scan[:, :, 3]])

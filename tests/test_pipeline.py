@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import medviz
 from medviz import Attribution, PluginError
 from medviz.hookspecs import Explainer, Wrapper, hookimpl
+from medviz.targets import FixedTarget
 
 SIX = ["gradcam", "gradcampp", "layercam", "hirescam", "xgradcam", "eigencam"]
 AFFINE = np.array([[-0.5, 0, 0, 10], [0, 0.5, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1.0]])
@@ -359,6 +360,41 @@ class TestContract:
 
         with pytest.raises(ValueError, match=r"Flat works for \(2,\) spatial axes, not 3"):
             medviz.explain(Classifier(3), images(2, 2, 4, 4, 4), Flat(torch.ones(2, 1, 4, 4, 4)))
+
+    def test_what_cannot_suit_the_image_is_known_before_the_network_runs(self) -> None:
+        class Counts(Classifier):
+            calls = 0
+
+            def forward(self, x: Tensor) -> Tensor:
+                Counts.calls += 1
+                return super().forward(x)
+
+        for wrong in ("occlusion:mask_size=[8,8]", "occlusion:mask_size=3,region=[[0,4],[0,4],[0,9]]"):
+            with pytest.raises(ValueError, match=r"must fit the image's 3 axes|leaves the image"):
+                medviz.explain(Counts(3), images(2, 2, 4, 4, 4), ["occlusion:mask_size=3", wrong], 1)
+        assert not Counts.calls
+
+    def test_a_method_that_is_made_of_another(self) -> None:
+        @attrs.frozen(eq=False)
+        class Twice(Explainer):
+            signed = True
+            needs_layer = True
+            needs_gradient = True
+            inner: Explainer = medviz.field(kind="explainers", default="medviz-xai/gradcam")
+            layer: str = "deep"
+
+            @hookimpl
+            def explain(self, probe: medviz.Probe, target: FixedTarget) -> Tensor:
+                return 2 * self.inner.on(probe, target)
+
+        log: list[str] = []
+        one, two = (
+            medviz.explain(self.model, self.image, method, 1, wrappers=[Logs("w", log)])
+            for method in ("gradcam:layer=deep", Twice("gradcam:layer=deep"))
+        )
+        assert torch.equal(two.raw, 4 * one.raw)  # the wrapper goes around both
+        assert log[2:] == ["w in Twice 2", "w in GradCAM 2", "w out", "w out"]
+        assert two.provenance["explainer"] == "twice:inner=gradcam(layer=deep)"
 
 
 @attrs.frozen(eq=False)

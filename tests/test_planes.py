@@ -37,6 +37,15 @@ def test_it_cuts_through_the_peak_and_says_where():
     assert {"axial  z = 12 mm", "coronal  y = 10 mm", "sagittal  x = 4 mm"} <= set(texts(figure))
 
 
+def test_a_place_far_from_the_scanners_centre_is_said_to_a_tenth_of_a_millimetre():
+    affine = np.array([[0.75, 0, 0, -120.0], [0, 0.75, 0, -241.5], [0, 0, 3, -1234.5], [0, 0, 0, 1]])
+    figure = Planes(dpi=40)(peaked(affine=affine)).figure
+    assert minus("peak 0.25 at (-118.5, -237.8, -1225.5) mm RAS  ·  voxel (2, 5, 3)") in texts(figure)
+    assert minus("axial  z = -1225.5 mm") in texts(figure)
+    near = np.array([[-0.02, 0, 0, 0.03], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert any("at (0, 5, 3) mm RAS" in text for text in texts(Planes(dpi=40)(peaked(affine=near)).figure))
+
+
 def test_it_cuts_where_it_is_told():
     rendering = Planes(dpi=40, voxel=(7, 0, 1))(peaked(affine=np.diag([2, 2, 4, 1.0])))
     assert {"axial  z = 4 mm", "coronal  y = 0 mm", "sagittal  x = 14 mm"} <= set(texts(rendering.figure))

@@ -1064,6 +1064,15 @@ def test_an_output_that_is_not_there() -> None:
         gradcam(Net(), output="logit")
 
 
+def test_a_number_may_be_a_key() -> None:
+    class Keyed(Net):
+        def forward(self, x: Tensor) -> Any:
+            return {"0": super().forward(x), "aux": x.mean((2, 3))}
+
+    net, image = Keyed(), torch.rand(2, 1, 8, 8)
+    assert torch.equal(gradcam(net, "layer", image, output=0).values, gradcam(net, "layer", image, output="0").values)
+
+
 def test_the_field_of_a_named_tuple_is_meant_by_its_name() -> None:
     class Both(NamedTuple):
         embedding: Tensor

@@ -83,6 +83,20 @@ def test_nifti_without_form_codes_has_no_affine(tmp_path, caplog):
     assert "says nothing about patient space" in caplog.text
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.05, 7.0])
+def test_two_places_in_one_file_are_said(tmp_path, caplog, shift):
+    def two(image):
+        moved = image.affine.copy()
+        moved[0, 3] += shift
+        image.set_qform(image.affine, code=1)
+        image.set_sform(moved, code=2)
+
+    with caplog.at_level(logging.WARNING):
+        image = Nifti()(saved(tmp_path / "a.nii", ramp(4, 5, 6), np.diag([2.0, 2, 3, 1]), change=two))
+    assert image.affine[0, 3] == pytest.approx(shift)
+    assert ("has two places in space, up to 7 mm apart: the sform is taken" in caplog.text) is (shift == 7)
+
+
 def test_what_looks_like_a_scan_and_is_none(tmp_path):
     import gzip
 

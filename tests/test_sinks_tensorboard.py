@@ -70,7 +70,9 @@ def test_several_frames_are_a_movie_in_colour(writer, tmp_path):
 
 
 def test_the_summary_says_that_it_is_coloured(writer, tmp_path):
-    TensorBoard(writer=writer, renderer=Tiny())([Tiny()(attribution()), Tiny(frames=3)(attribution())])
+    sink = TensorBoard(writer=writer, renderer=Tiny())
+    sink(Tiny()(attribution()))
+    sink(Tiny(frames=3)(attribution()))
     written(writer)
     (path,) = (tmp_path / "log").iterdir()
     spaces = [
@@ -143,6 +145,16 @@ def test_one_tag_for_several_methods_or_targets_hides_none(tmp_path):
     assert sorted(images(tmp_path)) == [f"val/gradcam:layer=layer4/class {i}" for i in (1, 2)]
 
 
+def test_results_that_would_hide_one_another_are_refused(tmp_path):
+    """Three images, explained one by one: each is the first of its own batch."""
+    sink = TensorBoard(tmp_path, renderer=Tiny())
+    for tag in (None, "val"):
+        with pytest.raises(ValueError, match=r"two results would have the tag .* at step 3; write one by one"):
+            sink([attribution(), attribution()], tag=tag, step=3)
+    assert not list(tmp_path.iterdir())
+    TensorBoard(tmp_path / "{target}", renderer=Tiny())([attribution(), attribution(target="class 1")], tag="val")
+
+
 def test_a_bare_picture_beside_a_map_keeps_the_tag(tmp_path):
     TensorBoard(tmp_path, renderer=Tiny())([attribution(), Rendering(colourful_movie(1))], tag="val")
     assert sorted(images(tmp_path)) == ["val", "val/gradcam:layer=layer4/class 2"]
@@ -178,11 +190,11 @@ def test_what_cannot_be_written_is_known_before_the_network_runs(tmp_path, monke
     with SummaryWriter(str(tmp_path)) as writer:
         pass
     with pytest.raises(ValueError, match="`writer` is closed"):
-        TensorBoard(writer=writer, renderer=Tiny()).check(Place())
-    TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check(Place())
+        TensorBoard(writer=writer, renderer=Tiny()).check([Place()])
+    TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check([Place()])
     monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != tmp_path)
     with pytest.raises(PermissionError, match=r"runs' cannot be written: you have no permission to write to"):
-        TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check(Place())
+        TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check([Place()])
 
 
 def test_a_writer_that_writes_nothing_is_no_error(tmp_path):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from networks import Classifier, UNet, check_close, images
-from torch import Tensor
+from torch import Tensor, nn
 
 import medviz
 from medviz.targets import CallableTarget, ClassTarget, FixedTarget, PredictedTarget, as_target, as_targets, fix, take
 
 LOGITS = torch.tensor([[1.0, 5.0, 2.0], [7.0, -3.0, 0.0]])
+FIRST = torch.tensor([1.0, 0.0]).view(2, 1, 1)  # of two images
 SEGMENTATION = torch.arange(2 * 2 * 2 * 3, dtype=torch.float32).reshape(2, 2, 2, 3)
 EVERY = torch.arange(2)
 
@@ -128,19 +129,40 @@ class TestSegmentation:
         [
             (medviz.SegmentationTarget(2), "`target` 2 is out of range: the network has 2 outputs"),
             (medviz.SegmentationTarget(0, "predicted"), r"mask of channel 0 is empty for the images \[0, 1\]"),
-            (medviz.SegmentationTarget(0, torch.zeros(2, 2, 3)), "is empty for the images"),
+            (medviz.SegmentationTarget(0, torch.eye(2, 6).view(2, 2, 3) * FIRST), r"empty for the images \[1\]"),
             (
                 medviz.SegmentationTarget(0, torch.ones(4, 4)),
                 r"`mask` \(4, 4\) does not fit the output's grid \(2, 2, 3",
             ),
             (medviz.SegmentationTarget(0, torch.ones(3, 2, 3)), r"`mask` \(3, 2, 3\) does not fit"),
-            (medviz.SegmentationTarget(0, -torch.ones(2, 3)), "negative, NaN or infinite"),
-            (medviz.SegmentationTarget(0, torch.full((2, 3), float("nan"))), "negative, NaN or infinite"),
         ],
     )
     def test_errors(self, target: medviz.SegmentationTarget, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             fix(target, SEGMENTATION)
+
+    @pytest.mark.parametrize(
+        ("mask", "message"),
+        [
+            (-torch.ones(2, 3), "negative, NaN or infinite"),
+            (torch.full((2, 3), float("nan")), "negative, NaN or infinite"),
+            (torch.zeros(2, 3, dtype=torch.bool), "`mask` is empty: there is nothing to explain"),
+        ],
+    )
+    def test_a_mask_that_can_mean_nothing_is_refused_before_the_network_runs(self, mask: Tensor, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            medviz.SegmentationTarget(0, mask)
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 3, "auto"])
+    @pytest.mark.parametrize("given", ["predicted", "a tensor"])
+    def test_an_empty_mask_is_of_the_users_image(self, batch_size: Any, given: str) -> None:
+        """However the batch is split."""
+        batch, mask = 5 * torch.rand(4, 1, 4, 4) + 1, torch.ones(4, 4, 4)
+        batch[3] *= -1
+        mask[3] = 0
+        target = medviz.SegmentationTarget(0, mask if given == "a tensor" else given)
+        with pytest.raises(ValueError, match=r"is empty for the images \[3\]"):
+            medviz.explain(nn.Identity(), batch, "vanillagrad", target, batch_size=batch_size)
 
     def test_where_a_channel_says_yes(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level("INFO", "medviz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from medviz.hookspecs import Explainer, Renderer, Sink
 from medviz.relay import write
 from medviz.targets import as_target
 
+_log = logging.getLogger("medviz")
 _RENDERER = "{renderer}"
 
 
@@ -61,15 +63,27 @@ class Plan:
         check_destinations([sink for sink, _ in self.pairs], places, read)
 
     def write(self, attributions: Sequence[Attribution], wrappers: Any) -> Iterator[str]:
-        """Draw and write everything, each picture drawn once; yield where to, each place once."""
+        """Draw and write everything, each picture drawn once; yield where to, each place once.
+
+        Where a sink or its renderer fails, the others are written all the same, for the network may have run for an
+        hour; then the first error is raised.
+        """
         drawn: dict[int, list[Any]] = {}
         places: dict[str, None] = {}
+        errors: list[Exception] = []
         for sink, renderer in self.pairs:
-            if renderer is not None and id(renderer) not in drawn:
-                drawn[id(renderer)] = [renderer(attribution, wrappers=wrappers) for attribution in attributions]
-            given = list(attributions) if renderer is None else drawn[id(renderer)]
-            places.update(dict.fromkeys(map(str, write(sink, given, self.tag, self.step, wrappers))))
+            try:
+                if renderer is not None and id(renderer) not in drawn:
+                    drawn[id(renderer)] = [renderer(attribution, wrappers=wrappers) for attribution in attributions]
+                given = list(attributions) if renderer is None else drawn[id(renderer)]
+                places.update(dict.fromkeys(map(str, write(sink, given, self.tag, self.step, wrappers))))
+            except Exception as err:
+                errors.append(err)
         yield from places
+        for other in errors[1:]:
+            _log.error("%s: %s", type(other).__name__, other)
+        if errors:
+            raise errors[0]
 
 
 def _named(renderers: Sequence[str]) -> dict[str, Renderer]:

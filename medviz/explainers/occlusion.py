@@ -17,6 +17,7 @@ from medviz import registry
 from medviz.explainers.refinement import Answers, Refinement, refined
 from medviz.hookspecs import Explainer, Occluder, Wrappers, hookimpl
 from medviz.incremental.boxes import Box
+from medviz.occluders.function import FunctionOccluder
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
 from medviz.validators import number, of_type, whole
@@ -42,17 +43,6 @@ def _as_region(region: Any) -> tuple[tuple[int, int], ...] | None:
     if not pairs or any(first < 0 or end <= first for first, end in pairs):
         raise ValueError(f"`region` is [(first, after the last), …] in voxels for each axis; got {region!r}.")
     return pairs
-
-
-@attrs.frozen(eq=False)
-class FunctionOccluder(Occluder):
-    """A plain function as an occluder."""
-
-    function: Callable[[Tensor, Tensor, Tensor], Tensor] = attrs.field(validator=attrs.validators.is_callable())
-
-    @hookimpl
-    def occlude(self, patches: Tensor, image: Tensor, corners: Tensor) -> Tensor:
-        return self.function(patches.clone(), image.clone(), corners.clone())  # it may work in place
 
 
 @attrs.frozen(eq=False)
@@ -110,6 +100,11 @@ class Occlusion(Explainer):
                 f"`refine` {self.refine} needs an `overlap` of at least {least:g}, so that windows do not come apart "
                 f"in the coarsest grid; got {self.overlap:g}."
             )
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Refuse images that `mask_size` or `region` do not fit."""
+        super().check(shape)
+        self._extents(shape[2:])
 
     @hookimpl
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:
@@ -173,13 +168,18 @@ class Occlusion(Explainer):
         return self._grid(shape).windows()
 
     def _grid(self, shape: Sequence[int]) -> Grid:
+        size, region = self._extents(shape)
+        return Grid.over(shape, size, self.overlap, region)
+
+    def _extents(self, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """The size of a window and the region, along each axis of an image."""
         size = (self.mask_size,) * len(shape) if isinstance(self.mask_size, int) else self.mask_size
         region = self.region or tuple((0, s) for s in shape)
         if len(size) != len(shape) or len(region) != len(shape):
             raise ValueError(f"`mask_size` {size} and `region` {region} must fit the image's {len(shape)} axes.")
         if any(end > s for (_, end), s in zip(region, shape, strict=True)):
             raise ValueError(f"`region` {region} leaves the image, whose size is {tuple(shape)}.")
-        return Grid.over(shape, size, self.overlap, region)
+        return size, region
 
     def _passes(self, shape: Sequence[int], grid: Grid) -> int:
         return shape[0] * len(grid) * (shape[1] if self.per_channel else 1)

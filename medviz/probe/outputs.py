@@ -29,6 +29,8 @@ def select(raw: Any, choose: Callable[[Any], Tensor] | str | int | None = None) 
             if isinstance(raw, Tensor):
                 raise TypeError("an item of a tensor is an image of the batch, or a slice, and not an output")
             fields = getattr(raw, "_fields", ())  # of a named tuple
+            if isinstance(raw, Mapping) and choose not in raw:
+                choose = str(choose)  # a number on the command line may be a key
             raw = raw[fields.index(choose) if choose in fields else choose]
         except (KeyError, IndexError, TypeError) as err:
             raise ValueError(f"`output` {choose!r} is not in the model's output, {_shape(raw)}.") from err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import logging
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from medviz.hookspecs import Reader, hookimpl
-from medviz.image import Image
+from medviz.image import Image, spacing_of
 from medviz.readers.values import as_float32, check_nan
 
 _log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ _log = logging.getLogger(__name__)
 _SPACE_UNITS = 0b111  # the bits of `xyzt_units` that say the unit of lengths
 _MILLIMETRES = {1: 1e3, 3: 1e-3}  # metres and micrometres; 2 are millimetres, and 0 is taken for them
 _CIFTI = range(3000, 3100)  # intent codes
+_APART = 0.1  # voxels, from which on two places are not one
 _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 
 
@@ -154,4 +156,25 @@ def _affine(image: Any, path: Path) -> np.ndarray | None:
         )
         return None
     factor = _MILLIMETRES.get(int(header["xyzt_units"]) & _SPACE_UNITS, 1.0)
+    if header["sform_code"] and header["qform_code"]:
+        _compare_forms(image, factor, path)
     return np.diag([factor] * 3 + [1.0]) @ np.asarray(image.affine, dtype=np.float64)
+
+
+def _compare_forms(image: Any, factor: float, path: Path) -> None:
+    """Say so where a file has two places: viewers choose one of them, and a map has the other."""
+    import nibabel as nib
+
+    try:
+        apart = image.get_qform() - image.get_sform()
+    except (ValueError, nib.spatialimages.HeaderDataError):  # the quaternion is none; nobody can use it
+        return
+    corners = [[*corner, 1] for corner in itertools.product(*[(0, n - 1) for n in (*image.shape, 1)[:3]])]
+    millimetres = factor * float(np.linalg.norm((apart @ np.transpose(corners))[:3], axis=0).max())
+    if millimetres > _APART * factor * min(spacing_of(image.get_sform(), 3)):
+        _log.warning(
+            "%s has two places in space, up to %.2g mm apart: the sform is taken. Viewers that take the qform, as some "
+            "of them do, show the scan in one place and its map in the other.",
+            path,
+            millimetres,
+        )

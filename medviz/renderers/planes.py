@@ -15,7 +15,7 @@ from medviz.renderers.colour_bar import draw_colour_bar
 from medviz.renderers.map_renderer import MapRenderer, as_tuple, describe
 from medviz.renderers.orientation import to_mm
 from medviz.renderers.panels import GUTTER, Panel, arrange
-from medviz.renderers.scene import Scene, number
+from medviz.renderers.scene import Scene, millimetres, number
 from medviz.rendering import Rendering
 from medviz.validators import of_type, whole
 
@@ -171,7 +171,7 @@ def _heading(scene: Scene, axis: int, at: tuple[int, int, int], attribution: Att
     if attribution.affine is None or orientation.tilt > _TILTED:
         return f"{plane or f'axis {image_axis}'}  slice {voxel[image_axis]} (0 to {shape[image_axis] - 1})"
     world = orientation.world[axis]
-    return f"{plane}  {'xyz'[world]} = {number(round(to_mm(attribution.affine[0], voxel)[world], 1))} mm"
+    return f"{plane}  {'xyz'[world]} = {millimetres(to_mm(attribution.affine[0], voxel)[world])} mm"
 
 
 def _caption(scene: Scene, attribution: Attribution, peak: tuple[int, int, int]) -> str:
@@ -180,8 +180,8 @@ def _caption(scene: Scene, attribution: Attribution, peak: tuple[int, int, int])
     voxel = scene.orientation.to_image(peak, tuple(attribution.image.shape[2:]))
     place = f"{'pixel' if len(voxel) == 2 else 'voxel'} ({', '.join(map(str, voxel))})"
     if attribution.affine is not None:
-        millimetres = ", ".join(number(round(v, 1)) for v in to_mm(attribution.affine[0], voxel))
-        place = f"({millimetres}) mm RAS  ·  {place}"
+        world = ", ".join(map(millimetres, to_mm(attribution.affine[0], voxel)))
+        place = f"({world}) mm RAS  ·  {place}"
     tilt = scene.orientation.tilt
     oblique = f"  ·  oblique by {tilt:.0f}°" if tilt > _TILTED else ""
     return f"peak {number(float(scene.values[peak]))} at {place}{oblique}"

@@ -116,6 +116,11 @@ def number(value: float) -> str:
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
+def millimetres(value: float) -> str:
+    """Return a place in millimetres with one digit after the point, where it is not 0, and a true minus sign."""
+    return f"{round(value, 1) + 0.0:.1f}".removesuffix(".0").replace("-", "\N{MINUS SIGN}")
+
+
 def to_uint8(picture: Tensor) -> np.ndarray:
     """Return `(3, *S)` in [0, 1] as `(*S, 3)` uint8."""
     return picture.mul(255).round_().clamp_(0, 255).byte().movedim(0, -1).contiguous().numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,26 @@ class TensorBoard(Sink):
         """Write one image summary and flush it; return the log folder."""
         place = Place.of(attribution, tag, step)
         with self._open(place) as writer:
-            made = summary(library_of(writer) or "", _tag(rendering, place), rendering.frames, rendering.fps)
+            made = summary(
+                library_of(writer) or "", _tag(place) or rendering.title or "medviz", rendering.frames, rendering.fps
+            )
             writer.file_writer.add_summary(made, step)
             writer.flush()
             return str(writer.file_writer.get_logdir())
 
-    def check(self, place: Place) -> None:
-        """Refuse a writer that is closed, and a log folder that is a file or cannot be written to."""
-        if self.writer is None:
-            check_folder(place.expand(str(self.path)))
-        elif self.writer.file_writer is None:
+    def check(self, places: Sequence[Place]) -> None:
+        """Refuse a closed writer, a log folder that cannot be written to, and results that would hide one another."""
+        if self.writer is not None and self.writer.file_writer is None:
             raise ValueError("`writer` is closed; give an open SummaryWriter, or `path`.")
+        taken = set()
+        for place in places:
+            folder = None if self.path is None else place.expand(self.path)
+            if folder is not None:
+                check_folder(folder)
+            named = folder, _tag(place), place.step
+            if named[1] and named in taken:
+                raise ValueError(f"two results would have the tag {named[1]!r} at step {place.step}; write one by one.")
+            taken.add(named)
 
     @contextlib.contextmanager
     def _open(self, place: Place) -> Iterator[Any]:
@@ -75,10 +84,9 @@ class TensorBoard(Sink):
             yield writer
 
 
-def _tag(rendering: Rendering, place: Place) -> str:
+def _tag(place: Place) -> str:
     """Return the user's tag or "explainer/target", with the image's index behind it where it is not the first."""
-    made = "/".join(part for part in (place.explainer, place.target) if part)
-    tag = place.tag or made or rendering.title or "medviz"
+    tag = place.tag or "/".join(part for part in (place.explainer, place.target) if part)
     return f"{tag}/{place.index}" if place.index else tag
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from medviz import registry
-from medviz.explainers.occlusion import FunctionOccluder, Occluded, Occlusion
+from medviz.explainers.occlusion import Occluded, Occlusion
 from medviz.hookspecs import Occluder
 from medviz.image import as_batch, like
 from medviz.model_arguments import ModelArguments
 from medviz.occluders.constant import Constant
+from medviz.occluders.function import FunctionOccluder
 from medviz.occluders.gaussian import Gaussian
 from medviz.occluders.mean_img import MeanImage
 from medviz.occluders.mean_patch import MeanPatch

@@ -69,11 +69,12 @@ class Mlflow(Sink):
     overwrite: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     renderer: Renderer = medviz.field(kind="renderers", default="medviz-xai/planes")
 
-    def check(self, place: Place) -> None:
-        """Refuse a store that cannot be opened, a run that is not there, and a result that it holds already."""
-        names = [place.explainer, place.target]
-        named = bool(place.tag or place.explainer)  # else after the picture's title, which nobody knows yet
-        self._existing(_client(self.tracking_uri), self._folder(place, names) if named else None)
+    def check(self, places: Sequence[Place]) -> None:
+        """Refuse a store that cannot be opened, a run that is not there, and results that it holds already."""
+        client = _client(self.tracking_uri)
+        for place in places:
+            named = bool(place.tag or place.explainer)  # else after the picture's title, which nobody knows yet
+            self._existing(client, self._folder(place, [place.explainer, place.target]) if named else None)
 
     @hookimpl
     def write(self, rendering: Rendering, attribution: Attribution | None, tag: str | None, step: int) -> str:
