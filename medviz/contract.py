@@ -51,7 +51,7 @@ def _check(plugin: type, kind: str) -> None:
     if plugin.__eq__ is not object.__eq__:
         raise PluginError(
             f"{_name(plugin)} compares its instances by value, and each counts for itself; write "
-            "@attrs.frozen(eq=False) above it."
+            "@attrs.frozen(eq=False), or dataclass(eq=False), above it."
         )
     if inspect.isabstract(plugin):
         raise PluginError(f"{_name(plugin)} is abstract; it lacks {', '.join(sorted(plugin.__abstractmethods__))}.")  # type: ignore[attr-defined]

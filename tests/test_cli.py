@@ -57,6 +57,13 @@ def test_check_shows_the_broken_one_and_harms_no_other(target: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_check_says_that_a_preference_cannot_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDVIZ_PREFER", "nobody")
+    done = invoke("plugins", "--check", "--kind", "sinks")
+    assert done.exit_code == 1
+    assert "MEDVIZ_PREFER cannot be followed: the preferred package 'nobody' offers no plugins" in done.stdout
+
+
 def test_check_of_sound_plugins_ends_well() -> None:
     done = invoke("plugins", "--check", "--kind", "sinks")
     assert done.exit_code == 0, done.output

@@ -77,7 +77,7 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     "equal": (
         "explainers",
         _hook("self, probe").replace("class Broken", "import attrs\n\n@attrs.frozen\nclass Broken"),
-        r"compares its instances by value.*write @attrs\.frozen\(eq=False\) above it",
+        r"compares its instances by value.*write @attrs\.frozen\(eq=False\), or dataclass",
     ),
     "noclass": ("explainers", "Broken = object()\n", "is not a class; an entry point names the plugin's class"),
     "wrongbase": ("explainers", "class Broken:\n    pass\n", "does not subclass medviz.Explainer"),

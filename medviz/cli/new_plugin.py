@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -44,7 +45,8 @@ def new_plugin(name: str, kind: str, folder: Path) -> None:
             f"\n{package.name!r} is a name of {', '.join(others)} too: once both are installed, choose with "
             f"MEDVIZ_PREFER={package.package}, or write {package.package}/{package.name}."
         )
-    click.echo(f'\nNext:\n  python -m pip install -e "{_dotted(target)}[test]"\n  python -m pytest {target}')
+    click.echo(f'\nNext:\n  python -m pip install -e "{_dotted(target)}[test]"')
+    click.echo(f"  python -m pytest {shlex.quote(str(target))}")
 
 
 def _dotted(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from medviz.cli.shell import debug_option
+from medviz.errors import PluginError
 from medviz.hookspecs import KINDS
 
 
@@ -23,6 +24,10 @@ def plugins(kind: str | None, check: bool) -> int:
     for entry, error in health.check(kind):
         rows.append((*_row(entry), "broken" if error else "ok"))
         errors += [str(error)] if error else []
+    try:
+        registry.preferred([])
+    except PluginError as err:
+        errors.append(f"MEDVIZ_PREFER cannot be followed: {err}")
     _table(rows)
     for message in errors:
         click.echo(f"\n{message}")
