@@ -7,6 +7,7 @@ from helpers_renderers import attribution
 
 import medviz
 from medviz.renderers.planes import Planes
+from medviz.renderers.scene import number
 
 
 def peaked(value=0.25, at=(2, 5, 3), shape=(8, 9, 6), **options):
@@ -44,6 +45,12 @@ def test_a_place_far_from_the_scanners_centre_is_said_to_a_tenth_of_a_millimetre
     assert minus("axial  z = -1225.5 mm") in texts(figure)
     near = np.array([[-0.02, 0, 0, 0.03], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     assert any("at (0, 5, 3) mm RAS" in text for text in texts(Planes(dpi=40)(peaked(affine=near)).figure))
+
+
+def test_numbers_have_three_digits_that_count():
+    told = {0.012345: "0.0123", 0.5: "0.5", 12.0: "12", 1842.0: "1,840", -999999.0: "-1,000,000", 2.5e6: "2.5e+06"}
+    assert {value: number(value) for value in told} == {value: minus(text) for value, text in told.items()}
+    assert number(1e-7) == minus("1e-07")
 
 
 def test_it_cuts_where_it_is_told():

@@ -15,6 +15,7 @@ from medviz.renderers.colour import colour, colour_table
 from medviz.renderers.orientation import Orientation, square_size
 
 _OPACITY_POWER = 0.7  # below 1: half of the maximum is seen well, and still nothing is laid over a map of zero
+_LONGEST = 1e6  # from there on, a power of ten is read more easily
 _AT_ONCE = 1 << 18  # pixels that are resampled and blended together, so that a long movie takes no more memory
 
 
@@ -112,8 +113,11 @@ class Scene:
 
 
 def number(value: float) -> str:
-    """Return a raw value with three digits, and a true minus sign."""
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+    """Return a raw value with three digits that count, such as 0.0123 or 1,840, and a true minus sign."""
+    text = f"{value:.3g}"
+    if "e+" in text and abs(value) < _LONGEST:
+        text = f"{float(text):,.0f}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def millimetres(value: float) -> str:
