@@ -74,6 +74,14 @@ def pad_the_end(image):
     return attrs.evolve(image, data=torch.nn.functional.pad(image.data * 2 - 1, (0, 3, 0, 0, 0, 5)))
 
 
+def cut_the_front(image):
+    return attrs.evolve(image, data=image.data[:, 1:])
+
+
+def cut_and_say_so(image):
+    return attrs.evolve(image, data=image.data[:, 1:], affine=image.affine.copy())
+
+
 def shrink(image):
     return attrs.evolve(image, data=image.data[:, ::2])
 

@@ -238,12 +238,19 @@ def smooth() -> torch.Tensor:
         (lambda x: F.avg_pool3d(x[None], 3, 1, 1)[0], True),
         (lambda x: x * 0, True),
         (lambda x: x / 0, True),  # another check refuses it
+        (lambda x: torch.cat([x.roll(1, 1), x, x.roll(-1, 1)]), True),
+        (lambda x: F.pad(torch.cat([x.flip(1), x * 0, x]), (0, 3)), True),
+        (lambda x: F.pad(torch.stack([x[0] > 10_000, x[0] <= 100, x[0] > 100]).float(), (0, 3)), True),
+        (lambda x: F.pad(F.avg_pool3d(x[None], 3, 1, 1)[0], (0, 3)), True),
         (lambda x: x[:, 1:], False),
         (lambda x: x[:, 1:, 1:, 1:], False),
         (lambda x: x[:, :, 3:], False),
         (lambda x: x[:, 2:-1, 3:, 1:], False),
         (lambda x: F.pad(x, (1, 9, 1, 9, 1, 9)), False),
         (lambda x: x.roll(1, 2), False),
+        (lambda x: x.roll((5, -6), (1, 2)), False),
+        (lambda x: F.pad(x[:, 4:, 3:, 5:], (0, 5, 0, 3, 0, 4)), False),
+        (lambda x: F.pad(x, (0, 0, 0, 0, 7, 0))[:, :20], False),
         (lambda x: x.flip(1), False),
         (lambda x: x.flip(2, 3).clamp(max=200), False),
         (lambda x: x.flip(1)[:, :16], False),
@@ -259,6 +266,34 @@ def smooth() -> torch.Tensor:
 )
 def test_only_what_was_cut_or_padded_at_its_end_stands_alike(change: Any, alike: bool) -> None:
     assert stand_alike(smooth(), change(smooth())) is alike
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_few_bright_voxels_and_empty_images_do_not_mislead(ndim: int) -> None:
+    scan = torch.rand(2, *(40,) * ndim, generator=torch.Generator().manual_seed(0))
+    scan[1].view(-1)[123] = 1e6
+    for image in (scan, scan[1:], scan * 0):
+        padded = F.pad(image, (0, 3) * ndim)
+        assert stand_alike(image, padded)
+        assert stand_alike(image, 2 * padded)
+        assert stand_alike(image, padded[-1:])
+    assert not stand_alike(scan, F.pad(scan, (3, 0) * ndim))
+    assert not stand_alike(scan, scan.flip(1))
+    assert not stand_alike(scan, scan[:1, :20] * 0)
+
+
+def test_a_large_scan_is_not_copied() -> None:
+    """One large axis would take thousands of steps, were all voxels looked at."""
+    scan = torch.rand(1, 4, 5, 400_000, generator=torch.Generator().manual_seed(0))
+    assert stand_alike(scan, 2 * scan[..., :-50])
+    assert not stand_alike(scan, scan[..., 7:])
+
+
+def test_a_preprocessing_may_say_that_the_affine_is_right(folder: Path) -> None:
+    """A copy of it is given on purpose."""
+    refused(explain(*MODEL, "--preprocess", "nets_for_cli:cut_the_front", "--explainer", "vanillagrad", *MAP), "affine")
+    done = explain(*MODEL, "--preprocess", "nets_for_cli:cut_and_say_so", "--explainer", "vanillagrad", *MAP)
+    assert done.exit_code == 0, done.stderr
 
 
 def test_a_preprocessing_that_pads_the_end_keeps_the_affine(folder: Path) -> None:

@@ -191,17 +191,14 @@ def read_images(paths: Iterable[Path], reader: str | None, preprocess: str | Non
                 f"`--preprocess` {preprocess!r} returned a {type(result).__name__}; expected a medviz.Image: "
                 "attrs.evolve(image, data=…) keeps its place."
             )
-        if _is_kept(image.affine, result.affine) and not stand_alike(image.data, result.data):
+        kept = image.affine is not None and result.affine is image.affine
+        if kept and not stand_alike(image.data, result.data):
             raise ValueError(
                 f"`--preprocess` {preprocess!r} moved, turned or resized the image, {tuple(image.data.shape[1:])} to "
                 f"{tuple(result.data.shape[1:])} voxels, and kept the affine, which is of other voxels now; give the "
-                "image the affine that belongs to them, or affine=None."
+                "image the affine that belongs to them, or None. (If it is the same all the same: affine.copy().)"
             )
     return prepared
-
-
-def _is_kept(before: Any, after: Any) -> bool:
-    return before is not None and after is not None and bool((before == after).all())
 
 
 def _shorten(keys: list[str], most: int = 3) -> str:
