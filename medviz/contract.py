@@ -48,6 +48,7 @@ def _check(plugin: type, kind: str) -> None:
     if len(several := [each for each, spec in KINDS.items() if issubclass(plugin, spec)]) > 1:
         raise PluginError(f"{_name(plugin)} is of several kinds, {' and '.join(several)}; write one class for each.")
     _check_declarations(plugin, KINDS[kind])
+    _check_methods(plugin, KINDS[kind])
     if plugin.__eq__ is not object.__eq__:
         raise PluginError(
             f"{_name(plugin)} compares its instances by value, and each counts for itself; write "
@@ -87,6 +88,36 @@ def _check_declarations(plugin: type, spec: type[Plugin]) -> None:
             shown = "a field" if name in fields else repr(declared)
             written = kind if item else kind.__name__
             raise PluginError(f"{_name(plugin)}.{name} is {shown}; write `{name}: ClassVar[{written}] = …`.")
+
+
+def _check_methods(plugin: type, spec: type[Plugin]) -> None:
+    """What every plugin of a kind can do, such as `check`, keeps its name and its arguments."""
+    fields = {f.name for f in attrs.fields(plugin)} if attrs.has(plugin) else set()
+    for name, method in vars(spec).items():
+        if name.startswith("_") or not inspect.isfunction(method):
+            continue
+        own = inspect.getattr_static(plugin, name)
+        if name in fields or not inspect.isfunction(own) or not _takes(own, method):
+            raise PluginError(
+                f"{_name(plugin)}.{name} is not {name}({', '.join(_plainly(method))}), which every "
+                f"medviz.{spec.__name__} has; give it another name."
+            )
+
+
+def _takes(own: Any, method: Any) -> bool:
+    """Return whether one method can be called as another, by the same names."""
+    plain = _plainly(method)
+    named = {name: None for name in inspect.signature(method).parameters if name not in plain}
+    try:
+        inspect.signature(own).bind(*plain, **named)
+    except TypeError:
+        return False
+    return _plainly(own)[: len(plain)] == plain
+
+
+def _plainly(method: Any) -> list[str]:
+    """Return the arguments that can be given without their names."""
+    return [name for name, p in inspect.signature(method).parameters.items() if p.kind != p.KEYWORD_ONLY]
 
 
 def _marked(plugin: type) -> Iterator[tuple[str, Any]]:

@@ -36,7 +36,7 @@ def usable(device: str) -> torch.device:
         torch.zeros((), device=found).item()
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as err:
         reason = str(err).partition("\n")[0].partition(". ")[0].rstrip(".")  # what follows is for PyTorch's developers
-        if "INTERNAL ASSERT" in reason or "Could not run" in reason:
+        if any(said in reason for said in ("INTERNAL ASSERT", "Could not run", "meta tensors")):
             reason = "this build of PyTorch keeps no tensors there"
         raise ValueError(f"`device` {device!r} cannot be used here: {reason}; use cpu.") from err
     return found

@@ -208,7 +208,12 @@ def check_folder(folder: Path) -> None:
         NotADirectoryError: it is a file, or lies in what is one.
         PermissionError: it, or the folder that it would be made in, cannot be written to.
     """
-    _check_writable(folder, Path(os.path.realpath(folder)))
+    real = Path(os.path.realpath(folder))
+    if folder.is_symlink() and not real.exists():
+        raise NotADirectoryError(f"{_named(folder)} leads to nothing; a folder is needed there.")
+    if real.exists() and not real.is_dir():
+        raise NotADirectoryError(f"{_named(folder)} is a file; a folder is needed there.")
+    _check_writable(folder, real)
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -150,7 +150,8 @@ def _affine_of(image: Any) -> np.ndarray | None:
         _log.warning("the MetaTensor's affine is %s and not (4, 4): no affine; give `affine`.", affines.shape[-2:])
         return None
     done = getattr(image, "applied_operations", None) or []
-    moved = any(done) or not np.array_equal(np.ravel(meta.get("original_affine", ())), np.ravel(affines))
+    noted = any(isinstance(one, Mapping) for many in done for one in (many if isinstance(many, list) else [many]))
+    moved = noted or not np.array_equal(np.ravel(meta.get("original_affine", ())), np.ravel(affines))
     if why := _is_another(tuple(image.shape[2:]), meta.get("spatial_shape"), images, moved):
         _log.warning("the MetaTensor %s: no affine; give `affine`.", why)
         return None
@@ -190,7 +191,7 @@ def _is_another(shape: tuple[int, ...], sizes: Any, images: int, transformed: bo
         return "looks like a slice of a volume, whose affine does not say of which plane" if slices else ""
     if transformed or (volumes == shape).all():
         return ""
-    return f"has {shape} voxels and was read with {tuple(volumes[0].tolist())}, by no transform of MONAI's"
+    return f"has {shape} voxels and was read with {tuple(volumes[0].tolist())}, and notes no transform of MONAI's"
 
 
 def _each(value: Any, images: int) -> list[Any]:

@@ -147,20 +147,24 @@ def _explainers(explainers: Any) -> list[_Asked]:
             raise PluginError(f"`explainers` holds {explainer!r}; expected a name or an instance of medviz.Explainer.")
         check_class(type(explainer), "explainers")
         entry, text = naming.origin(explainer), naming.describe(explainer)
-        if explainer.stochastic and getattr(explainer, "seed", 0) is None:
-            explainer = _seeded(explainer)
-        asked.append(_Asked(explainer, text, entry))
+        asked.append(_Asked(_seeded(explainer), text, entry))
     return asked
 
 
 def _seeded(explainer: Explainer) -> Explainer:
-    if not attrs.has(type(explainer)):
+    """Return an explainer with a fresh seed where it is stochastic and has none; those inside of it too."""
+    cls: Any = type(explainer)
+    fields = attrs.fields(cls) if attrs.has(cls) else ()
+    inner = {f.alias: one for f in fields if f.init and isinstance(one := getattr(explainer, f.name), Explainer)}
+    fresh: dict[str, Any] = {name: new for name, one in inner.items() if (new := _seeded(one)) is not one}
+    if explainer.stochastic and getattr(explainer, "seed", 0) is None:
+        fresh["seed"] = secrets.randbits(31)
+    if fresh and not attrs.has(cls):
         raise PluginError(
-            f"{type(explainer).__name__} is stochastic, but no attrs class, so that it cannot be given the fresh seed "
+            f"{cls.__name__} is stochastic, but no attrs class, so that it cannot be given the fresh seed "
             "that `seed=None` asks for; write @attrs.frozen(eq=False) above it, or pass a seed."
         )
-    fresh: Explainer = attrs.evolve(explainer, seed=secrets.randbits(31))  # type: ignore[misc]
-    return fresh
+    return attrs.evolve(explainer, **fresh) if fresh else explainer  # type: ignore[misc]
 
 
 def _layers(explainer: Explainer) -> Sequence[str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import attrs
@@ -15,6 +14,15 @@ from medviz.tensors import as_tensor, plain
 from medviz.validators import of_type
 
 _log = logging.getLogger("medviz")
+# in which PyTorch compares everywhere
+_COMPARED = (
+    torch.bool,
+    torch.uint8,
+    torch.int32,
+    torch.int64,
+    torch.float32,
+    torch.float64,
+)  # PyTorch lacks some others
 
 
 def _as_mask(mask: Any) -> Any:
@@ -23,10 +31,11 @@ def _as_mask(mask: Any) -> Any:
     if isinstance(mask, str) or not (isinstance(mask, Tensor) or hasattr(mask, "__array__")):
         raise TypeError(f"`mask` is None, 'predicted', 'positive' or a tensor; got {mask!r}.")
     weights = plain(as_tensor(mask)).detach()
-    if not torch.isfinite(weights).all() or (weights < 0).any():
+    if weights.layout != torch.strided or weights.is_complex() or weights.is_meta:
+        raise TypeError(f"`mask` is {weights.dtype}, {weights.layout}, on {weights.device}; expected real weights.")
+    known = weights if weights.dtype in _COMPARED else weights.float()
+    if not torch.isfinite(known).all() or (known < 0).any():
         raise ValueError("`mask` holds weights that are negative, NaN or infinite.")
-    if not weights.any():
-        raise ValueError("`mask` is empty: there is nothing to explain.")
     return weights
 
 
@@ -51,23 +60,20 @@ class SegmentationTarget:
         return f"segmentation {self.channel}" + (f" {self.mask}" if isinstance(self.mask, str) else "")
 
     def take(self, index: Tensor, images: int) -> Target:
-        """Return the target for some of the images."""
+        """Return the target for some of the images; refuse a mask that is empty for all of them."""
+        if isinstance(self.mask, Tensor) and not self.mask.any():
+            raise ValueError("`mask` is empty for all images; nothing to explain.")
         return _Part(self, index, images)
 
     def fix(self, output: Tensor) -> FixedTarget:
         """Fix the mask, and refuse an empty one."""
-        return self._fix(output, self.mask, range(len(output)))
-
-    def _fix(self, output: Tensor, given: Tensor | str | None, images: Sequence[int]) -> FixedTarget:
-        """Fix a mask for the output of these images."""
         if output.ndim < 4:
             raise ValueError(f"SegmentationTarget needs an output (B, N, *S); this network's is {tuple(output.shape)}.")
         check_classes(torch.tensor([self.channel], device="cpu"), output)
-        mask = self._mask(output, given)
+        mask = self._mask(output)
         total = mask.flatten(1).sum(1)
         if not (total > 0).all():
-            empty = [image for image, t in zip(images, total.tolist(), strict=True) if not t > 0]
-            raise ValueError(f"the mask of channel {self.channel} is empty for the images {empty}; nothing to explain.")
+            raise _EmptyMaskError(self.channel, [image for image, t in enumerate(total.tolist()) if not t > 0])
 
         def score(out: Tensor, index: Tensor) -> Tensor:
             weight = mask.to(out.device)[index.to(out.device)]
@@ -75,27 +81,35 @@ class SegmentationTarget:
 
         return FixedTarget(self.label, score)
 
-    def _mask(self, output: Tensor, given: Tensor | str | None) -> Tensor:  # (B, *S)
+    def _mask(self, output: Tensor) -> Tensor:  # (B, *S)
         shape = (len(output), *output.shape[2:])
-        if given is None:
+        if self.mask is None:
             return output.new_ones(shape)
-        if isinstance(given, str):
+        if isinstance(self.mask, str):
             own = output[:, self.channel]
-            by_sign = given == "positive" or output.shape[1] == 1
+            by_sign = self.mask == "positive" or output.shape[1] == 1
             if by_sign and bool(((own >= 0) & (own <= 1)).all()):
                 raise ValueError(
-                    f"channel {self.channel} lies between 0 and 1 everywhere, as probabilities do, and {given!r} "
+                    f"channel {self.channel} lies between 0 and 1 everywhere, as probabilities do, and {self.mask!r} "
                     "means a logit above 0; explain the logits with `output`, or give the mask as a tensor."
                 )
             mask = own > 0 if by_sign else output.argmax(1) == self.channel
             _log.info("the mask of channel %d holds %d of %d voxels", self.channel, int(mask.sum()), mask.numel())
             return mask.to(output.dtype)
-        mask = given.to(output.device, output.dtype, copy=True)  # may have been made in inference mode
+        mask = self.mask.to(output.device, output.dtype, copy=True)  # may have been made in inference mode
         mask = mask[:, 0] if mask.ndim == output.ndim and mask.shape[1] == 1 else mask
         try:
             return mask.expand(shape)
         except RuntimeError as err:
-            raise ValueError(f"`mask` {tuple(given.shape)} does not fit the output's grid {shape}.") from err
+            raise ValueError(f"`mask` {tuple(self.mask.shape)} does not fit the output's grid {shape}.") from err
+
+
+class _EmptyMaskError(ValueError):
+    """There is nothing to explain for some images, counted from 0."""
+
+    def __init__(self, channel: int, images: list[int]) -> None:
+        super().__init__(f"the mask of channel {channel} is empty for the images {images}; nothing to explain.")
+        self.channel, self.images = channel, images
 
 
 @attrs.frozen(eq=False)
@@ -110,10 +124,16 @@ class _Part:
     def label(self) -> str:
         return self.whole.label
 
+    def take(self, index: Tensor, images: int) -> Target:
+        return _Part(self.whole, self.index[index], self.images)
+
     def fix(self, output: Tensor) -> FixedTarget:
-        mask = self.whole.mask
+        target, mask = self.whole, self.whole.mask
         if isinstance(mask, Tensor) and mask.ndim >= output.ndim - 1 and len(mask) > 1:
             if len(mask) != self.images:
                 raise ValueError(f"`mask` {tuple(mask.shape)} does not fit {self.images} images.")
-            mask = mask[self.index.to(mask.device)]
-        return self.whole._fix(output, mask, self.index.tolist())
+            target = attrs.evolve(target, mask=mask[self.index.to(mask.device)])
+        try:
+            return target.fix(output)
+        except _EmptyMaskError as err:  # the user knows the images of the whole batch
+            raise _EmptyMaskError(err.channel, [int(self.index[image]) for image in err.images]) from None

@@ -261,11 +261,21 @@ def test_another_size_does_not_keep_the_affine_of_its_file(meta, change, caplog)
     assert as_batch(scan[None])[1] is not None
     with caplog.at_level(logging.WARNING):
         assert as_batch(change(scan)[None])[1] is None
-    assert "voxels and was read with (3, 4, 5), by no transform of MONAI's: no affine" in caplog.text
+    assert "voxels and was read with (3, 4, 5), and notes no transform of MONAI's: no affine" in caplog.text
     noted, moved = change(scan), change(scan)
     noted.applied_operations = [{"class": "SpatialCrop"}]
     moved.affine = torch.diag(torch.tensor([-2.0, -1, 1, 1], dtype=torch.float64))
     assert all(as_batch(image[None])[1] is not None for image in (noted, moved))
+
+
+def test_a_batch_of_another_size_does_not_keep_the_affines_of_its_files(meta, caplog):
+    """Collated: of what nothing was noted, MONAI says "none"."""
+    for count in (1, 2):
+        batch = collate([from_file(meta, LPI, spatial_shape=np.array([3, 4, 5])) for _ in range(count)])
+        assert as_batch(batch)[1].shape == (count, 4, 4)
+        with caplog.at_level(logging.WARNING):
+            assert as_batch(batch[:, :, 1:])[1] is None
+        assert "notes no transform of MONAI's" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [lambda scan: scan[:, 1], lambda scan: scan[..., 2], lambda scan: scan[:, :, 3]])

@@ -289,7 +289,12 @@ def spoil(patches: Tensor, image: Tensor, corners: Tensor) -> Tensor:
     return patches.zero_()
 
 
-@pytest.mark.parametrize("function", [zero, spoil])
+def double(patches: Tensor, image: Tensor, corners: Tensor) -> Tensor:
+    """Works in another precision."""
+    return torch.zeros_like(patches).double()
+
+
+@pytest.mark.parametrize("function", [zero, spoil, double])
 def test_a_plain_function_is_an_occluder(function: Any) -> None:
     model, image = Classifier(2), images(2, 2, 9, 8)
     kept = image.clone()

@@ -374,6 +374,26 @@ class TestContract:
                 medviz.explain(Counts(3), images(2, 2, 4, 4, 4), ["occlusion:mask_size=3", wrong], 1)
         assert not Counts.calls
 
+    def test_what_is_inside_of_a_method_is_checked_and_seeded_too(self) -> None:
+        @attrs.frozen(eq=False)
+        class Outer(Explainer):
+            signed = True
+            inner: Explainer = medviz.field(kind="explainers", default="medviz-xai/smoothgrad")
+
+            @hookimpl
+            def explain(self, probe: medviz.Probe, target: FixedTarget) -> Tensor:
+                return self.inner.on(probe, target)
+
+        with pytest.raises(ValueError, match="must fit the image's 2 axes"):
+            medviz.explain(self.model, self.image, Outer("occlusion:mask_size=[4,4,4]"), 1)
+        with medviz.Probe(self.model, self.image) as probe, pytest.raises(ValueError, match="must fit the image's 2"):
+            medviz.get_explainer("occlusion:mask_size=[4,4,4]").on(probe, probe.fix(1))
+        first, second = (medviz.explain(self.model, self.image, Outer("smoothgrad:n_samples=2"), 1) for _ in range(2))
+        assert not torch.equal(first.raw, second.raw)
+        seed = first.provenance["parameters"]["inner"]["seed"]
+        again = medviz.explain(self.model, self.image, Outer(f"smoothgrad:n_samples=2,seed={seed}"), 1)
+        assert torch.equal(again.raw, first.raw)
+
     def test_a_method_that_is_made_of_another(self) -> None:
         @attrs.frozen(eq=False)
         class Twice(Explainer):

@@ -1073,6 +1073,25 @@ def test_a_number_may_be_a_key() -> None:
     assert torch.equal(gradcam(net, "layer", image, output=0).values, gradcam(net, "layer", image, output="0").values)
 
 
+def test_a_position_in_what_has_keys_and_positions() -> None:
+    """As the outputs of Hugging Face have both."""
+
+    class Both(dict[str, Tensor]):
+        def __getitem__(self, key: Any) -> Tensor:
+            return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+    class Keyed(Net):
+        def forward(self, x: Tensor) -> Any:
+            return Both(hidden=x.mean((2, 3)), scores=super().forward(x))
+
+    net, image = Keyed(), torch.rand(2, 1, 8, 8)
+    found = [gradcam(net, "layer", image, output=output).values for output in (1, -1, "scores")]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    with pytest.raises(ValueError, match=r"`output` 'logit' is not in .* the keys \['hidden', 'scores'\]"):
+        gradcam(net, "layer", image, output="logit")
+
+
 def test_the_field_of_a_named_tuple_is_meant_by_its_name() -> None:
     class Both(NamedTuple):
         embedding: Tensor

@@ -94,7 +94,7 @@ def test_two_places_in_one_file_are_said(tmp_path, caplog, shift):
     with caplog.at_level(logging.WARNING):
         image = Nifti()(saved(tmp_path / "a.nii", ramp(4, 5, 6), np.diag([2.0, 2, 3, 1]), change=two))
     assert image.affine[0, 3] == pytest.approx(shift)
-    assert ("has two places in space, up to 7 mm apart: the sform is taken" in caplog.text) is (shift == 7)
+    assert ("has two places in space, up to 7.0 mm apart: the sform is taken" in caplog.text) is (shift == 7)
 
 
 def test_what_looks_like_a_scan_and_is_none(tmp_path):

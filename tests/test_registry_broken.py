@@ -79,6 +79,18 @@ BROKEN: dict[str, tuple[str, str, str]] = {
         _hook("self, probe").replace("class Broken", "import attrs\n\n@attrs.frozen\nclass Broken"),
         r"compares its instances by value.*write @attrs\.frozen\(eq=False\), or dataclass",
     ),
+    "ownfield": (
+        "explainers",
+        f"import attrs\n{_HEAD}@attrs.frozen(eq=False)\nclass Broken(Explainer):\n    check: bool = True\n"
+        "    @hookimpl\n    def explain(self, probe):\n        return probe.inputs\n",
+        r"Broken.check is not check\(self, shape\), which every medviz.Explainer has; give it another name",
+    ),
+    "ownmethod": (
+        "sinks",
+        f"{_HEAD}class Broken(Sink):\n    def check(self, attribution):\n        return True\n"
+        "    @hookimpl\n    def write(self, attribution):\n        return 'x'\n",
+        r"Broken.check is not check\(self, places\), which every medviz.Sink has; give it another name",
+    ),
     "noclass": ("explainers", "Broken = object()\n", "is not a class; an entry point names the plugin's class"),
     "wrongbase": ("explainers", "class Broken:\n    pass\n", "does not subclass medviz.Explainer"),
     "wrongkind": ("sinks", _hook("self, probe"), "does not subclass medviz.Sink"),

@@ -149,7 +149,7 @@ def test_results_that_would_hide_one_another_are_refused(tmp_path):
     """Three images, explained one by one: each is the first of its own batch."""
     sink = TensorBoard(tmp_path, renderer=Tiny())
     for tag in (None, "val"):
-        with pytest.raises(ValueError, match=r"two results would have the tag .* at step 3; write one by one"):
+        with pytest.raises(ValueError, match=r"two results would have the tag .* at step 3; give each a tag"):
             sink([attribution(), attribution()], tag=tag, step=3)
     assert not list(tmp_path.iterdir())
     TensorBoard(tmp_path / "{target}", renderer=Tiny())([attribution(), attribution(target="class 1")], tag="val")
@@ -182,7 +182,7 @@ def test_a_writer_of_neither_library_is_refused(wrong):
 
 def test_a_file_is_no_log_folder(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(NotADirectoryError, match=r"runs' cannot be made, because .* is a file"):
+    with pytest.raises(NotADirectoryError, match="runs' is a file; a folder is needed there"):
         TensorBoard(tmp_path / "runs", renderer=Tiny())(attribution())
 
 
@@ -195,6 +195,12 @@ def test_what_cannot_be_written_is_known_before_the_network_runs(tmp_path, monke
     monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != tmp_path)
     with pytest.raises(PermissionError, match=r"runs' cannot be written: you have no permission to write to"):
         TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check([Place()])
+
+
+def test_a_link_that_leads_to_nothing_is_no_log_folder(tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "gone")
+    with pytest.raises(NotADirectoryError, match=r"runs', a link to .*gone', leads to nothing"):
+        TensorBoard(tmp_path / "runs", renderer=Tiny())(attribution())
 
 
 def test_a_writer_that_writes_nothing_is_no_error(tmp_path):

@@ -146,12 +146,12 @@ class TestSegmentation:
         [
             (-torch.ones(2, 3), "negative, NaN or infinite"),
             (torch.full((2, 3), float("nan")), "negative, NaN or infinite"),
-            (torch.zeros(2, 3, dtype=torch.bool), "`mask` is empty: there is nothing to explain"),
+            (torch.zeros(2, 3, dtype=torch.bool), "`mask` is empty for all images; nothing to explain"),
         ],
     )
     def test_a_mask_that_can_mean_nothing_is_refused_before_the_network_runs(self, mask: Tensor, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            medviz.SegmentationTarget(0, mask)
+            take(medviz.SegmentationTarget(0, mask), EVERY, len(SEGMENTATION))
 
     @pytest.mark.parametrize("batch_size", [1, 2, 3, "auto"])
     @pytest.mark.parametrize("given", ["predicted", "a tensor"])
@@ -163,6 +163,42 @@ class TestSegmentation:
         target = medviz.SegmentationTarget(0, mask if given == "a tensor" else given)
         with pytest.raises(ValueError, match=r"is empty for the images \[3\]"):
             medviz.explain(nn.Identity(), batch, "vanillagrad", target, batch_size=batch_size)
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int16, np.float16, bool])
+    def test_a_label_map_of_any_type_is_a_mask(self, dtype: Any) -> None:
+        mask = np.array([[1, 1, 0], [0, 0, 0]], dtype)
+        assert scores(medviz.SegmentationTarget(0, mask), SEGMENTATION) == [0.5, 12.5]
+
+    @pytest.mark.parametrize("change", [Tensor.to_sparse, lambda x: x.to(torch.complex64), lambda x: x.to("meta")])
+    def test_a_mask_holds_real_numbers(self, change: Any) -> None:
+        with pytest.raises(TypeError, match="expected real weights"):
+            medviz.SegmentationTarget(0, change(torch.ones(2, 3)))
+
+    @pytest.mark.parametrize("batch_size", [2, "auto"])
+    @pytest.mark.parametrize("mask", [None, torch.rand(3, 6, 6) + 0.1])
+    def test_a_target_of_ones_own_that_is_made_of_it(self, batch_size: Any, mask: Any) -> None:
+        fixed: list[int] = []
+
+        class Twice(medviz.SegmentationTarget):
+            def fix(self, output: Tensor) -> FixedTarget:
+                fixed.append(len(output))
+                inner = super().fix(output)
+                return FixedTarget("twice", lambda out, index: 2 * inner.score(out, index))
+
+        batch = torch.rand(3, 1, 6, 6)
+        model = nn.Conv2d(1, 2, 3, padding=1)
+        one, two = (
+            medviz.explain(model, batch, "vanillagrad", target, batch_size=batch_size).raw
+            for target in (medviz.SegmentationTarget(1, mask), Twice(1, mask))
+        )
+        check_close(two, 2 * one)
+        assert fixed == ([2, 1] if batch_size == 2 else [3])
+
+    def test_a_part_of_a_part(self) -> None:
+        target = medviz.SegmentationTarget(0, torch.arange(1.0, 5).view(4, 1, 1).expand(4, 2, 3).clone())
+        part = take(take(target, torch.tensor([1, 2, 3]), 4), torch.tensor([2, 0]), 3)
+        output = torch.rand(2, 2, 2, 3)
+        assert scores(part, output) == pytest.approx(output[:, 0].mean((1, 2)).tolist())
 
     def test_where_a_channel_says_yes(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level("INFO", "medviz")

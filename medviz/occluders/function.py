@@ -15,11 +15,13 @@ class FunctionOccluder(Occluder):
     """Put in the place of what is hidden what a plain function of `(patches, image, corners)` returns.
 
     Args:
-        function: takes and returns what `Occluder.Hooks.occlude` does; it may work in place, on copies.
+        function: takes and returns what `Occluder.Hooks.occlude` does; it may work in place, on copies, and in another
+            precision.
     """
 
     function: Callable[[Tensor, Tensor, Tensor], Tensor] = attrs.field(validator=attrs.validators.is_callable())
 
     @hookimpl
     def occlude(self, patches: Tensor, image: Tensor, corners: Tensor) -> Tensor:
-        return self.function(patches.clone(), image.clone(), corners.clone())
+        made = self.function(patches.clone(), image.clone(), corners.clone())
+        return made.to(patches) if isinstance(made, Tensor) and made.is_floating_point() else made

@@ -29,9 +29,7 @@ def select(raw: Any, choose: Callable[[Any], Tensor] | str | int | None = None) 
             if isinstance(raw, Tensor):
                 raise TypeError("an item of a tensor is an image of the batch, or a slice, and not an output")
             fields = getattr(raw, "_fields", ())  # of a named tuple
-            if isinstance(raw, Mapping) and choose not in raw:
-                choose = str(choose)  # a number on the command line may be a key
-            raw = raw[fields.index(choose) if choose in fields else choose]
+            raw = raw[fields.index(choose) if choose in fields else _key(raw, choose)]
         except (KeyError, IndexError, TypeError) as err:
             raise ValueError(f"`output` {choose!r} is not in the model's output, {_shape(raw)}.") from err
     while not isinstance(raw, Tensor):
@@ -45,6 +43,12 @@ def select(raw: Any, choose: Callable[[Any], Tensor] | str | int | None = None) 
     if output.ndim == 1:
         return output[:, None]
     return output.flatten(1) if output.ndim > 2 and output[0, 0].numel() == 1 else output
+
+
+def _key(raw: Any, choose: str | int) -> str | int:
+    """Return what an item is asked for by: a number, as the command line has it, may be the name of a key."""
+    named = isinstance(raw, Mapping) and choose not in raw and str(choose) in raw
+    return str(choose) if named else choose
 
 
 def _inner(raw: Any) -> Any:

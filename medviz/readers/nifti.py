@@ -173,7 +173,7 @@ def _compare_forms(image: Any, factor: float, path: Path) -> None:
     millimetres = factor * float(np.linalg.norm((apart @ np.transpose(corners))[:3], axis=0).max())
     if millimetres > _APART * factor * min(spacing_of(image.get_sform(), 3)):
         _log.warning(
-            "%s has two places in space, up to %.2g mm apart: the sform is taken. Viewers that take the qform, as some "
+            "%s has two places in space, up to %.1f mm apart: the sform is taken. Viewers that take the qform, as some "
             "of them do, show the scan in one place and its map in the other.",
             path,
             millimetres,

@@ -70,7 +70,7 @@ class TensorBoard(Sink):
                 check_folder(folder)
             named = folder, _tag(place), place.step
             if named[1] and named in taken:
-                raise ValueError(f"two results would have the tag {named[1]!r} at step {place.step}; write one by one.")
+                raise ValueError(f"two results would have the tag {named[1]!r} at step {place.step}; give each a tag.")
             taken.add(named)
 
     @contextlib.contextmanager

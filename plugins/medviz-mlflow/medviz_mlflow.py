@@ -72,9 +72,13 @@ class Mlflow(Sink):
     def check(self, places: Sequence[Place]) -> None:
         """Refuse a store that cannot be opened, a run that is not there, and results that it holds already."""
         client = _client(self.tracking_uri)
+        taken = set()
         for place in places:
             named = bool(place.tag or place.explainer)  # else after the picture's title, which nobody knows yet
-            self._existing(client, self._folder(place, [place.explainer, place.target]) if named else None)
+            folder = self._folder(place, [place.explainer, place.target]) if named else None
+            if self._existing(client, folder) and folder in taken:
+                raise ValueError(f"two results would go to {folder!r} of one run; give each a tag.")
+            taken.add(folder or place)
 
     @hookimpl
     def write(self, rendering: Rendering, attribution: Attribution | None, tag: str | None, step: int) -> str:
