@@ -16,7 +16,7 @@ from medviz.probe.gradients import precise
 
 @attrs.frozen(eq=False)
 class EigenCAM(LayerExplainer):
-    """Project a layer's feature maps on their first principal component; the same for every target.
+    """Project a layer's feature maps on their first principal component, not centred; the same for every target.
 
     Source: Muhammad and Yeasin 2020, "Eigen-CAM: Class Activation Map using Principal Components",
     https://arxiv.org/abs/2008.00299. Differs: the sign of a singular vector is arbitrary, so that
