@@ -112,7 +112,8 @@ def _takes(own: Any, method: Any) -> bool:
         inspect.signature(own).bind(*plain, **named)
     except TypeError:
         return False
-    return _plainly(own)[: len(plain)] == plain
+    named_alike = _plainly(own)[: len(plain)] == plain
+    return named_alike or any(p.kind == p.VAR_POSITIONAL for p in inspect.signature(own).parameters.values())
 
 
 def _plainly(method: Any) -> list[str]:

@@ -99,9 +99,6 @@ class Explainer(Plugin):
         """
         if len(shape) - 2 not in self.ndim:
             raise ValueError(f"{type(self).__name__} works for {self.ndim} spatial axes, not {len(shape) - 2}.")
-        for inner in vars(self).values():
-            if isinstance(inner, Explainer):
-                inner.check(shape)
 
     def on(self, probe: Probe, target: FixedTarget) -> Tensor:
         """Return the raw map `(B, K, *s)` of images that another method explains: for methods made of others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import platform
 import secrets
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 import medviz
 from medviz import naming, registry
 from medviz.attribution import Attribution
-from medviz.contract import check_class
 from medviz.errors import PluginError
 from medviz.finite import all_finite
 from medviz.hookspecs import Explainer, Plugin, Wrappers
@@ -145,26 +145,34 @@ def _explainers(explainers: Any) -> list[_Asked]:
     for explainer in chosen:
         if not isinstance(explainer, Explainer):
             raise PluginError(f"`explainers` holds {explainer!r}; expected a name or an instance of medviz.Explainer.")
-        check_class(type(explainer), "explainers")
         entry, text = naming.origin(explainer), naming.describe(explainer)
         asked.append(_Asked(_seeded(explainer), text, entry))
     return asked
 
 
-def _seeded(explainer: Explainer) -> Explainer:
-    """Return an explainer with a fresh seed where it is stochastic and has none; those inside of it too."""
+def _seeded(explainer: Explainer, known: dict[int, Explainer] | None = None) -> Explainer:
+    """Return an explainer with a fresh seed where it is stochastic and has none, and so those in its fields.
+
+    Args:
+        explainer: as it was asked for; it stays as it is.
+        known: what was made of others, by their identity: several may hold one, and each other.
+    """
+    known = {} if known is None else known
+    if id(explainer) in known:
+        return known[id(explainer)]
+    known[id(explainer)] = explainer
     cls: Any = type(explainer)
-    fields = attrs.fields(cls) if attrs.has(cls) else ()
-    inner = {f.alias: one for f in fields if f.init and isinstance(one := getattr(explainer, f.name), Explainer)}
-    fresh: dict[str, Any] = {name: new for name, one in inner.items() if (new := _seeded(one)) is not one}
+    names = [f.name for f in attrs.fields(cls)] if attrs.has(cls) else list(vars(explainer))
+    held = {name: one for name in names if isinstance(one := getattr(explainer, name, None), Explainer)}
+    fresh: dict[str, Any] = {name: new for name, one in held.items() if (new := _seeded(one, known)) is not one}
     if explainer.stochastic and getattr(explainer, "seed", 0) is None:
         fresh["seed"] = secrets.randbits(31)
-    if fresh and not attrs.has(cls):
-        raise PluginError(
-            f"{cls.__name__} is stochastic, but no attrs class, so that it cannot be given the fresh seed "
-            "that `seed=None` asks for; write @attrs.frozen(eq=False) above it, or pass a seed."
-        )
-    return attrs.evolve(explainer, **fresh) if fresh else explainer  # type: ignore[misc]
+    if not fresh:
+        return explainer
+    seeded = known[id(explainer)] = copy.copy(explainer)
+    for name, value in fresh.items():
+        object.__setattr__(seeded, name, value)  # made anew, its parameters would be converted twice
+    return seeded
 
 
 def _layers(explainer: Explainer) -> Sequence[str | None]:

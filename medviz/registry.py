@@ -174,6 +174,7 @@ def resolve(kind: str, value: Any) -> Any:
     plugin = get(kind, value) if isinstance(value, str) else value
     if not isinstance(plugin, KINDS[kind]):
         raise PluginError(f"{plugin!r} is not a medviz.{KINDS[kind].__name__}; give an instance or the name of one.")
+    check_class(type(plugin), kind)
     return plugin
 
 

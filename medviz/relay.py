@@ -132,6 +132,7 @@ def write(
     from medviz.files import Place, check_destinations, known_to
     from medviz.rendering import Rendering
 
+    registry.resolve("sinks", sink)
     several = not isinstance(x, Attribution | Rendering)
     singles = list(_singles(x))
     attributions = [item.attribution if isinstance(item, Rendering) else item for item in singles]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from medviz.tensors import as_tensor, plain
 from medviz.validators import of_type
 
 _log = logging.getLogger("medviz")
-# in which PyTorch compares everywhere
+# what PyTorch compares with 0, which it does not do with unsigned integers of 16 bits and more
 _COMPARED = (
     torch.bool,
     torch.uint8,
@@ -31,7 +32,7 @@ def _as_mask(mask: Any) -> Any:
     if isinstance(mask, str) or not (isinstance(mask, Tensor) or hasattr(mask, "__array__")):
         raise TypeError(f"`mask` is None, 'predicted', 'positive' or a tensor; got {mask!r}.")
     weights = plain(as_tensor(mask)).detach()
-    if weights.layout != torch.strided or weights.is_complex() or weights.is_meta:
+    if weights.is_nested or weights.layout != torch.strided or weights.is_complex() or weights.is_meta:
         raise TypeError(f"`mask` is {weights.dtype}, {weights.layout}, on {weights.device}; expected real weights.")
     known = weights if weights.dtype in _COMPARED else weights.float()
     if not torch.isfinite(known).all() or (known < 0).any():
@@ -73,7 +74,7 @@ class SegmentationTarget:
         mask = self._mask(output)
         total = mask.flatten(1).sum(1)
         if not (total > 0).all():
-            raise _EmptyMaskError(self.channel, [image for image, t in enumerate(total.tolist()) if not t > 0])
+            raise EmptyMaskError(self.channel, [image for image, t in enumerate(total.tolist()) if not t > 0])
 
         def score(out: Tensor, index: Tensor) -> Tensor:
             weight = mask.to(out.device)[index.to(out.device)]
@@ -104,12 +105,15 @@ class SegmentationTarget:
             raise ValueError(f"`mask` {tuple(self.mask.shape)} does not fit the output's grid {shape}.") from err
 
 
-class _EmptyMaskError(ValueError):
+class EmptyMaskError(ValueError):
     """There is nothing to explain for some images, counted from 0."""
 
     def __init__(self, channel: int, images: list[int]) -> None:
-        super().__init__(f"the mask of channel {channel} is empty for the images {images}; nothing to explain.")
+        super().__init__(channel, images)
         self.channel, self.images = channel, images
+
+    def __str__(self) -> str:
+        return f"the mask of channel {self.channel} is empty for the images {self.images}; nothing to explain."
 
 
 @attrs.frozen(eq=False)
@@ -132,8 +136,9 @@ class _Part:
         if isinstance(mask, Tensor) and mask.ndim >= output.ndim - 1 and len(mask) > 1:
             if len(mask) != self.images:
                 raise ValueError(f"`mask` {tuple(mask.shape)} does not fit {self.images} images.")
-            target = attrs.evolve(target, mask=mask[self.index.to(mask.device)])
+            target = copy.copy(target)  # of whatever class
+            object.__setattr__(target, "mask", mask[self.index.to(mask.device)])
         try:
             return target.fix(output)
-        except _EmptyMaskError as err:  # the user knows the images of the whole batch
-            raise _EmptyMaskError(err.channel, [int(self.index[image]) for image in err.images]) from None
+        except EmptyMaskError as err:  # the user knows the images of the whole batch
+            raise EmptyMaskError(err.channel, [int(self.index[image]) for image in err.images]) from None

@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from medviz.cli import main
 
 MODULE = """
+import copy
+
 import attrs
 import medviz
 import numpy as np
@@ -78,8 +80,18 @@ def cut_the_front(image):
     return attrs.evolve(image, data=image.data[:, 1:])
 
 
-def cut_and_say_so(image):
-    return attrs.evolve(image, data=image.data[:, 1:], affine=image.affine.copy())
+def cut_a_copy(image):
+    made = copy.deepcopy(image)
+    return attrs.evolve(made, data=made.data[:, 1:])
+
+
+def mirror_in_place(image):
+    image.data.copy_(image.data.flip(1).clone())
+    return image
+
+
+def leave_it(image):
+    raise SystemExit(4)
 
 
 def shrink(image):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -289,11 +290,21 @@ def test_a_large_scan_is_not_copied() -> None:
     assert not stand_alike(scan, scan[..., 7:])
 
 
-def test_a_preprocessing_may_say_that_the_affine_is_right(folder: Path) -> None:
-    """A copy of it is given on purpose."""
-    refused(explain(*MODEL, "--preprocess", "nets_for_cli:cut_the_front", "--explainer", "vanillagrad", *MAP), "affine")
-    done = explain(*MODEL, "--preprocess", "nets_for_cli:cut_and_say_so", "--explainer", "vanillagrad", *MAP)
+@pytest.mark.parametrize("way", ["cut_the_front", "cut_a_copy", "mirror_in_place"])
+def test_a_preprocessing_that_moves_the_image_is_refused_unless_it_is_trusted(folder: Path, way: str) -> None:
+    arguments = (*MODEL, "--preprocess", f"nets_for_cli:{way}", "--explainer", "vanillagrad", *MAP)
+    refused(explain(*arguments), "--trust-affine says that it is right")
+    done = explain(*arguments, "--trust-affine")
     assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize("option", ["--model", "--preprocess"])
+def test_code_that_ends_the_program_is_named(folder: Path, option: str) -> None:
+    (folder / "script_for_cli.py").write_text("import sys\n\nsys.exit(3)\n")
+    arguments = {"--model": "nets_for_cli:Net", option: "script_for_cli:main"}
+    done = explain(*itertools.chain(*arguments.items()), "--explainer", "vanillagrad", *MAP)
+    refused(done, f"`{option}` 'script_for_cli:main' ended the program by sys.exit(3)")
+    refused(explain(*MODEL, "--preprocess", "nets_for_cli:leave_it", "--explainer", "vanillagrad", *MAP), "sys.exit(4)")
 
 
 def test_a_preprocessing_that_pads_the_end_keeps_the_affine(folder: Path) -> None:

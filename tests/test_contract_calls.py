@@ -189,6 +189,36 @@ def test_what_is_handed_over_must_not_be_changed_in_place() -> None:
         Writes()(_attribution())
 
 
+def test_instances_are_held_against_the_contract_too() -> None:
+    class Checks(Sink):
+        check = True
+
+        @hookimpl
+        def write(self, attribution: Attribution) -> str:
+            return "nowhere"
+
+    class Weighs(Occluder):
+        weight = 1.0
+
+        @hookimpl
+        def occlude(self, patches: torch.Tensor) -> torch.Tensor:
+            return patches * 0
+
+    class Anything(Sink):
+        def check(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        @hookimpl
+        def write(self, attribution: Attribution) -> str:
+            return "nowhere"
+
+    with pytest.raises(PluginError, match=r"Checks\.check is not check\(self, places\)"):
+        Checks()(_attribution())
+    with pytest.raises(PluginError, match=r"Weighs\.weight is not weight\(self, mask_size\)"):
+        medviz.get_explainer("occlusion", occluder=Weighs())
+    assert Anything()(_attribution()) == "nowhere"
+
+
 def test_weights_that_are_not_given_are_ones() -> None:
     assert torch.equal(_Occludes().weight((2, 3)), torch.ones(2, 3))
 

@@ -577,16 +577,52 @@ def test_autocast_computes_the_network_in_half_precision() -> None:
         assert torch.equal(one(model, image, "gradcam", 1, autocast=False).values, full.values)
 
 
-def test_a_stochastic_method_that_cannot_be_given_a_seed() -> None:
+def test_a_stochastic_method_of_any_class_gets_a_seed() -> None:
+    """A copy of it does: what was handed over stays as it is, and nothing of it is converted twice."""
+
     class Noise(medviz.Explainer):
         stochastic = True
-        seed = None
+
+        def __init__(self, seed: int | None = None) -> None:
+            self.seed = seed
 
         @medviz.hookimpl
-        def explain(self, probe, target):
-            return probe.inputs[:, :1]
+        def explain(self, probe: medviz.Probe) -> Tensor:
+            return torch.rand(probe.inputs.shape, generator=torch.Generator().manual_seed(self.seed))
 
-    with pytest.raises(medviz.PluginError, match="Noise is stochastic, but no attrs class"):
-        medviz.explain(
-            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)), torch.rand(1, 1, 4, 4), Noise(), 1
-        )
+    @attrs.frozen(eq=False)
+    class Holds(medviz.Explainer):
+        share: float = attrs.field(converter=lambda percent: percent / 100)
+        one: medviz.Explainer = medviz.field(kind="explainers", default="medviz-xai/smoothgrad")
+        other: medviz.Explainer = medviz.field(kind="explainers", default="medviz-xai/smoothgrad")
+
+        @medviz.hookimpl
+        def explain(self, probe: medviz.Probe, target: FixedTarget) -> Tensor:
+            return self.share * (self.one.on(probe, target) - self.other.on(probe, target)).abs()
+
+    model, image = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(1, 1, 4, 4)
+    given = Noise()
+    first = medviz.explain(model, image, given, 1)
+    assert given.seed is None
+    assert torch.equal(medviz.explain(model, image, Noise(first.provenance["seed"]), 1).raw, first.raw)
+    same = medviz.explain(model, image, Holds(50, given, given), 1)
+    assert same.provenance["parameters"]["share"] == 0.5
+    assert not same.raw.any()  # one inside of two fields is one
+    two = medviz.explain(model, image, Holds(50, Noise(), Noise()), 1)
+    seeds = [two.provenance["parameters"][name]["seed"] for name in ("one", "other")]
+    again = medviz.explain(model, image, Holds(50, *map(Noise, seeds)), 1)
+    assert two.raw.any()
+    assert torch.equal(again.raw, two.raw)
+
+
+def test_explainers_that_hold_each_other() -> None:
+    class Knot(medviz.Explainer):
+        def __init__(self) -> None:
+            self.me = self
+
+        @medviz.hookimpl
+        def explain(self, probe: medviz.Probe) -> Tensor:
+            return probe.inputs.abs()
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    assert medviz.explain(model, torch.rand(1, 1, 4, 4), Knot(), 1).values.any()

@@ -149,7 +149,7 @@ def test_results_that_would_hide_one_another_are_refused(tmp_path):
     """Three images, explained one by one: each is the first of its own batch."""
     sink = TensorBoard(tmp_path, renderer=Tiny())
     for tag in (None, "val"):
-        with pytest.raises(ValueError, match=r"two results would have the tag .* at step 3; give each a tag"):
+        with pytest.raises(ValueError, match=r"two results would have the tag .* at step 3; tell them apart"):
             sink([attribution(), attribution()], tag=tag, step=3)
     assert not list(tmp_path.iterdir())
     TensorBoard(tmp_path / "{target}", renderer=Tiny())([attribution(), attribution(target="class 1")], tag="val")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,22 @@ class TestSegmentation:
         )
         check_close(two, 2 * one)
         assert fixed == ([2, 1] if batch_size == 2 else [3])
+
+    def test_a_target_with_arguments_of_its_own(self) -> None:
+        class Own(medviz.SegmentationTarget):
+            def __init__(self, channel: int) -> None:
+                super().__init__(channel, torch.rand(3, 6, 6) + 0.1)
+
+        batch, model = torch.rand(3, 1, 6, 6), nn.Conv2d(1, 2, 3, padding=1)
+        target = Own(1)
+        plain = medviz.SegmentationTarget(1, target.mask)
+        one, two = (medviz.explain(model, batch, "vanillagrad", t, batch_size=2).raw for t in (plain, target))
+        assert torch.equal(one, two)
+
+    def test_the_error_of_an_empty_mask_can_be_sent_to_another_process(self) -> None:
+        with pytest.raises(ValueError, match="is empty for the images") as caught:
+            fix(medviz.SegmentationTarget(0, FIRST), SEGMENTATION)
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
     def test_a_part_of_a_part(self) -> None:
         target = medviz.SegmentationTarget(0, torch.arange(1.0, 5).view(4, 1, 1).expand(4, 2, 3).clone())

@@ -24,6 +24,7 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | str:
 )
 @click.option("--reader", help="A reader; default: the one that takes the file's suffix.")
 @click.option("--preprocess", metavar="PACKAGE.MODULE:FUNCTION", help="From medviz.Image to medviz.Image.")
+@click.option("--trust-affine", is_flag=True, help="Take the affine that --preprocess returns as it is.")
 @click.option("--explainer", "explainers", multiple=True, required=True, help="gradcampp:layer=layer4. Repeatable.")
 @click.option(
     "--target",
@@ -65,7 +66,9 @@ def explain(**options: Any) -> None:
     targets: Any = [parse(text) for text in options["targets"]]
     plan = writing.Plan.of(options["sinks"], options["renderers"], options["tag"], options["step"])
     plan.check(explainers, targets, options["images"], options["weights"])
-    images = loading.read_images(options["images"], options["reader"], options["preprocess"], wrappers)
+    images = loading.read_images(
+        options["images"], options["reader"], options["preprocess"], options["trust_affine"], wrappers
+    )
     model = loading.load_model(options["model"], options["model_arg"], options["weights"], options["device"])
     attributions: Any = medviz.explain(
         model,

@@ -7,7 +7,7 @@ import importlib
 import pickle
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ def load_object(text: str, option: str) -> Any:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found: Any = importlib.import_module(module_name)
+        with _exits_named(option, text):
+            found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as err:
         if err.name is None or not f"{module_name}.".startswith(f"{err.name}."):
             raise
@@ -63,10 +64,8 @@ def load_model(text: str, arguments: Iterable[str], weights: Path | None, device
     if isinstance(factory, nn.Module) and not keywords:
         model: Any = factory
     elif callable(factory) and not isinstance(factory, nn.Module):
-        try:
+        with _exits_named("--model", text):
             model = factory(**keywords)
-        except SystemExit as err:  # a script's function, which reads its own command line
-            raise ValueError(f"`--model` {text!r} ended the program by sys.exit({err.code!r}).") from err
     else:
         extra = " that takes no --model-arg" if isinstance(factory, nn.Module) else ""
         raise TypeError(f"`--model` {text!r} is a {type(factory).__name__}{extra}; name a function that makes a model.")
@@ -169,36 +168,56 @@ def _literal(text: str) -> Any:
     return text
 
 
-def read_images(paths: Iterable[Path], reader: str | None, preprocess: str | None, wrappers: Any) -> list[Image]:
+def read_images(
+    paths: Iterable[Path], reader: str | None, preprocess: str | None, trusted: bool, wrappers: Any
+) -> list[Image]:
     """Read the images, and prepare each with the function `package.module:name` from Image to Image.
+
+    Args:
+        paths, reader, wrappers: as `medviz.read` takes them.
+        preprocess: the function's name.
+        trusted: take the affine that it returns, also where the voxels speak against it.
 
     Raises:
         TypeError: the function returned something else.
         ValueError: it moved, turned or resized the image and kept the affine: every map would lie in another place.
     """
-    from medviz.cli.placing import stand_alike
-    from medviz.image import Image
     from medviz.relay import read
 
     prepare = load_object(preprocess, "--preprocess") if preprocess else None
     images = [read(path, reader, wrappers=wrappers) for path in paths]
-    if prepare is None:
-        return images
-    prepared = [prepare(image) for image in images]
-    for image, result in zip(images, prepared, strict=True):
-        if not isinstance(result, Image):
-            raise TypeError(
-                f"`--preprocess` {preprocess!r} returned a {type(result).__name__}; expected a medviz.Image: "
-                "attrs.evolve(image, data=…) keeps its place."
-            )
-        kept = image.affine is not None and result.affine is image.affine
-        if kept and not stand_alike(image.data, result.data):
-            raise ValueError(
-                f"`--preprocess` {preprocess!r} moved, turned or resized the image, {tuple(image.data.shape[1:])} to "
-                f"{tuple(result.data.shape[1:])} voxels, and kept the affine, which is of other voxels now; give the "
-                "image the affine that belongs to them, or None. (If it is the same all the same: affine.copy().)"
-            )
-    return prepared
+    return images if prepare is None else [_prepared(image, prepare, preprocess or "", trusted) for image in images]
+
+
+def _prepared(image: Image, prepare: Callable[[Image], Any], preprocess: str, trusted: bool) -> Image:
+    from medviz.cli.placing import stand_alike
+    from medviz.image import Image
+
+    data, affine = image.data.clone(), None if image.affine is None else image.affine.copy()  # it may work in place
+    with _exits_named("--preprocess", preprocess):
+        result = prepare(image)
+    if not isinstance(result, Image):
+        raise TypeError(
+            f"`--preprocess` {preprocess!r} returned a {type(result).__name__}; expected a medviz.Image: "
+            "attrs.evolve(image, data=…) keeps its place."
+        )
+    kept = affine is not None and result.affine is not None and bool((affine == result.affine).all())
+    if kept and not trusted and not stand_alike(data, result.data):
+        raise ValueError(
+            f"`--preprocess` {preprocess!r} seems to have moved, turned or resized the image, {tuple(data.shape[1:])} "
+            f"to {tuple(result.data.shape[1:])} voxels, and kept the affine, which is of other voxels then; give the "
+            "image the affine that belongs to them, or None; --trust-affine says that it is right as it is."
+        )
+    return result
+
+
+@contextlib.contextmanager
+def _exits_named(option: str, text: str) -> Iterator[None]:
+    """Say whose code ended the program, such as a script that reads the command line by itself."""
+    try:
+        yield
+    except SystemExit as err:
+        raise ValueError(f"`{option}` {text!r} ended the program by sys.exit({err.code!r}).") from err
 
 
 def _shorten(keys: list[str], most: int = 3) -> str:

@@ -8,6 +8,7 @@ import attrs
 from torch import Tensor
 
 from medviz.hookspecs import Occluder, hookimpl
+from medviz.tensors import is_ordinary
 
 
 @attrs.frozen(eq=False)
@@ -24,4 +25,4 @@ class FunctionOccluder(Occluder):
     @hookimpl
     def occlude(self, patches: Tensor, image: Tensor, corners: Tensor) -> Tensor:
         made = self.function(patches.clone(), image.clone(), corners.clone())
-        return made.to(patches) if isinstance(made, Tensor) and made.is_floating_point() else made
+        return made.to(patches) if is_ordinary(made) else made

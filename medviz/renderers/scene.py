@@ -114,7 +114,7 @@ class Scene:
 
 def number(value: float) -> str:
     """Return a raw value with three digits that count, such as 0.0123 or 1,840, and a true minus sign."""
-    text = f"{value:.3g}"
+    text = f"{value + 0.0:.3g}"
     if "e+" in text and abs(value) < _LONGEST:
         text = f"{float(text):,.0f}"
     return text.replace("-", "\N{MINUS SIGN}")

@@ -70,7 +70,9 @@ class TensorBoard(Sink):
                 check_folder(folder)
             named = folder, _tag(place), place.step
             if named[1] and named in taken:
-                raise ValueError(f"two results would have the tag {named[1]!r} at step {place.step}; give each a tag.")
+                raise ValueError(
+                    f"two results would have the tag {named[1]!r} at step {place.step}; tell them apart by tags."
+                )
             taken.add(named)
 
     @contextlib.contextmanager

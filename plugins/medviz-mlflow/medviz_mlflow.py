@@ -77,7 +77,7 @@ class Mlflow(Sink):
             named = bool(place.tag or place.explainer)  # else after the picture's title, which nobody knows yet
             folder = self._folder(place, [place.explainer, place.target]) if named else None
             if self._existing(client, folder) and folder in taken:
-                raise ValueError(f"two results would go to {folder!r} of one run; give each a tag.")
+                raise ValueError(f"two results would go to {folder!r} of one run; tell them apart by tags.")
             taken.add(folder or place)
 
     @hookimpl

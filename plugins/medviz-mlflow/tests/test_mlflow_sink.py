@@ -259,7 +259,7 @@ def test_what_a_run_holds_and_what_is_not_there_is_known_before_the_network_runs
         two = [Place.of(given, "a"), Place.of(attribution(target="class 2"), "a")]
         check_destinations([sink], two)
         sink([given, attribution(target="class 2")], tag="a")
-        with pytest.raises(ValueError, match=r"two results would go to .* of one run; give each a tag"):
+        with pytest.raises(ValueError, match=r"two results would go to .* of one run; tell them apart"):
             sink([given, given], tag="b")
         with pytest.raises(FileExistsError, match="holds 'medviz/a/gradcam-layer=deep/class-1/image-0/step-0' already"):
             check_destinations([sink], two)
