@@ -184,9 +184,10 @@ def read_images(
     """
     from medviz.relay import read
 
-    prepare = load_object(preprocess, "--preprocess") if preprocess else None
-    images = [read(path, reader, wrappers=wrappers) for path in paths]
-    return images if prepare is None else [_prepared(image, prepare, preprocess or "", trusted) for image in images]
+    if not preprocess:
+        return [read(path, reader, wrappers=wrappers) for path in paths]
+    prepare = load_object(preprocess, "--preprocess")
+    return [_prepared(read(path, reader, wrappers=wrappers), prepare, preprocess, trusted) for path in paths]
 
 
 def _prepared(image: Image, prepare: Callable[[Image], Any], preprocess: str, trusted: bool) -> Image:
