@@ -347,15 +347,6 @@ def test_wrappers_are_taken_off(how: str, layer: str | None) -> None:
         assert torch.equal(probe.gradient(layer, 1), expected)
 
 
-def test_what_a_model_takes_beside_the_image_is_asked_for() -> None:
-    class Aged(Net):
-        def forward(self, x: Tensor, age: Tensor) -> Tensor:
-            return super().forward(x) * age
-
-    with pytest.raises(TypeError, match=r"argument: 'age'; hand over what .* with `model_args` or `model_kwargs`"):
-        medviz.explain(Aged(), torch.rand(1, 1, 8, 8), "vanillagrad")
-
-
 def test_autocast_is_a_switch_or_a_dtype() -> None:
     with pytest.raises(TypeError, match="`autocast` is 'float16'; expected None, True, False or a dtype"):
         medviz.explain(Net(), torch.rand(1, 1, 8, 8), "vanillagrad", autocast="float16")  # type: ignore[arg-type]

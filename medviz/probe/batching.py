@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from medviz.probe.failures import is_out_of_memory
 from medviz.probe.models import mixes_rows
 from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
@@ -22,7 +23,6 @@ _MOST_ON_CPU = 8  # more of them leave the cache, and take up to twice as long e
 _LEAST_ON_CPU = 2  # PyTorch runs some convolutions of a single row five times as slowly as those of two
 _HEAP = 2**25  # bytes: the C library fetches anything larger from the system anew each time, page by page
 _SHARE = 0.25  # of the free memory
-_NO_MEMORY = ("can't allocate memory", "not enough memory")
 _LIVE = 4  # outputs of the size of the largest that are alive at once: a block's input, its branches, its sum
 
 BatchSize = int | Literal["auto"]
@@ -133,11 +133,6 @@ def _try(run: Callable[[slice], Tensor], rows: slice) -> Tensor | None:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
     return None
-
-
-def is_out_of_memory(err: Exception) -> bool:
-    """Return whether an error says that memory did not suffice."""
-    return isinstance(err, torch.OutOfMemoryError) or any(text in str(err) for text in _NO_MEMORY)
 
 
 def automatic(outputs: Sequence[int], device: torch.device, graph: bool) -> int:

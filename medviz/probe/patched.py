@@ -14,7 +14,7 @@ from torch import Tensor
 from medviz.incremental.boxes import Box
 from medviz.incremental.copying import cut
 from medviz.incremental.engine import Incremental
-from medviz.probe.batching import is_out_of_memory
+from medviz.probe.failures import is_out_of_memory
 from medviz.probe.guard import untouched
 from medviz.probe.models import modules
 from medviz.probe.outputs import select

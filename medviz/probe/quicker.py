@@ -10,7 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from medviz.probe.batching import in_batches, is_out_of_memory
+from medviz.probe.batching import in_batches
+from medviz.probe.failures import is_out_of_memory
 
 _log = logging.getLogger("medviz")
 _LEAST = 2.0  # seconds of whole passes, below which making the other way ready does not pay

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medviz.model_arguments import ModelArguments
 from medviz.probe import models, outputs
 from medviz.probe.copies import copy_on_write
+from medviz.probe.failures import clearer
 from medviz.probe.gradients import gradients, wide
 from medviz.targets import FixedTarget
 
@@ -86,19 +87,11 @@ class Runner:
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return self.model(*args, **kwargs)
-        except TypeError as err:
-            if f"{type(self.model).__name__}.forward() missing" not in str(err):
+        except (TypeError, ValueError, RuntimeError) as err:
+            reason = clearer(err, self.model, args[0])
+            if reason is None:
                 raise
-            raise TypeError(
-                f"{err}; hand over what the model takes beside the image with `model_args` or `model_kwargs`."
-            ) from err
-        except RuntimeError as err:
-            if "Inference tensors cannot be saved for backward" not in str(err):
-                raise
-            raise ValueError(
-                "the model was built under torch.inference_mode(), so that no gradient can pass it; build and load it "
-                "outside, or use a method that needs no gradient."
-            ) from err
+            raise reason from err
 
     def casting(self) -> contextlib.AbstractContextManager[object]:
         """Cast the model's operations as `autocast` says, during the block."""
