@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import typing
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import attrs
@@ -88,6 +89,17 @@ def _check_declarations(plugin: type, spec: type[Plugin]) -> None:
             shown = "a field" if name in fields else repr(declared)
             written = kind if item else kind.__name__
             raise PluginError(f"{_name(plugin)}.{name} is {shown}; write `{name}: ClassVar[{written}] = …`.")
+    _check_spelling(plugin, spec, fields)
+
+
+def _check_spelling(plugin: type, spec: type[Plugin], fields: Set[str]) -> None:
+    """A misspelt declaration, such as `needs_layers`, would leave the default in force without a word."""
+    declared = {name: type(value) for name, value in vars(spec).items() if name in typing.get_type_hints(spec)}
+    own = {name: value for base in plugin.__mro__ if base not in spec.__mro__ for name, value in vars(base).items()}
+    for name in own.keys() - declared.keys() - fields:
+        near = difflib.get_close_matches(name, declared, n=1, cutoff=0.8)
+        if near and type(own[name]) is declared[near[0]]:
+            raise PluginError(f"{_name(plugin)}.{name} declares nothing; did you mean {near[0]!r}?")
 
 
 def _check_methods(plugin: type, spec: type[Plugin]) -> None:

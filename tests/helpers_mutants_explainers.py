@@ -33,7 +33,7 @@ class Misspelt(Explainer):
 
 @attrs.frozen
 class Equal(Explainer):
-    """check_identity: attrs compares the values."""
+    """check_contract: attrs compares the values."""
 
     @hookimpl
     def explain(self, probe: Any, target: Any) -> Tensor:
@@ -438,8 +438,7 @@ class List(Right):
 
 
 EXPLAINERS: dict[str, list[Explainer]] = {
-    "check_contract": [Misspelt()],
-    "check_identity": [Equal()],
+    "check_contract": [Misspelt(), Equal()],
     "check_parameters": [NoDefault(scale=1.0), Renames(), Unwritable()],
     "check_shape": [FiveMaps(), List()],
     "check_finite": [Scaled()],

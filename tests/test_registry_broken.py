@@ -137,6 +137,11 @@ BROKEN: dict[str, tuple[str, str, str]] = {
         _explainer("    signed = 'yes'\n    @hookimpl\n    def explain(self, probe):\n        return probe.inputs\n"),
         r"signed is 'yes'; write `signed: ClassVar\[bool\] = …`",
     ),
+    "misspeltflag": (
+        "explainers",
+        _explainer("    sgined = True\n    @hookimpl\n    def explain(self, probe):\n        return probe.inputs\n"),
+        r"sgined declares nothing; did you mean 'signed'\?",
+    ),
     "wrapsnothing": (
         "wrappers",
         f"{_HEAD}class Broken(Wrapper):\n    @hookimpl(wrapper=True)\n    def explains(self):\n        yield\n",

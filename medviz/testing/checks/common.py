@@ -23,18 +23,6 @@ def check_contract(instance: Plugin) -> None:
         raise ConformanceError(f"the class was held against the contract of {instance.kind}: {err}") from err
 
 
-def check_identity(instance: Plugin) -> None:
-    """Two instances with the same parameters are two plugins: pluggy refuses a second one that equals the first."""
-    cls = type(instance)
-    if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
-        fail(
-            f"{name_of(instance)} was looked at for how its instances compare",
-            "comparison by identity",
-            "an __eq__ or __hash__ of its own",
-            "Write @attrs.frozen(eq=False).",
-        )
-
-
 def check_parameters(instance: Plugin) -> None:
     """Every parameter has a default, except a sink's `path`; and the plugin can be written as a plugin string."""
     cls: type = type(instance)
