@@ -120,6 +120,39 @@ def test_a_table_that_is_made_once_is_made_once(caplog: pytest.LogCaptureFixture
     assert "from pass to pass" not in caplog.text
 
 
+class Hooked(nn.Module):
+    """Hooks itself in its first pass, with a flag that says so: the hooks stay where the flag is forgotten.
+
+    Its two last layers lie on one grid, so that the automatic choice takes a second pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready = False
+        self.first, self.second = nn.Conv2d(2, 3, 3, stride=2), nn.Conv2d(3, 3, 1)
+        self.last = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.ready:
+            self.ready = True
+            self.second.register_forward_hook(lambda module, given, output: output * 2)
+        return self.last(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize("first", ["nothing", "layers"])
+def test_a_model_that_hooks_itself_in_its_first_pass(first: str) -> None:
+    model, image, target = Hooked(), images(1, 2, 9, 8), medviz.SegmentationTarget(1)
+    fresh = medviz.explain(model, image, "gradcam:layer=second", target)
+    assert not model.ready
+    assert not model.second._forward_hooks
+    with medviz.Probe(model, image, layers=[None]) as probe:
+        if first == "layers":
+            probe.layers()
+        assert probe.layer_name(None) == "second"
+        check_close(probe.scores(target), torch.as_tensor(fresh.scores))
+    check_close(medviz.explain(model, image, "gradcam", target).values, fresh.values)
+
+
 def test_a_model_is_lent_as_it_was_found() -> None:
     model, image = Remembers("attribute"), images(1, 2, 9, 8)
     with medviz.Probe(model, image) as probe:

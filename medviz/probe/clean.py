@@ -42,6 +42,7 @@ class CleanPass:
         self._wanted = list(dict.fromkeys(wanted))
         self._graph, self._starts = graph, Starts()
         self._done: tuple[Tensor, Cut] | None = None
+        self._said: Tensor | None = None  # the output of a pass over the clean images from before that is done
         self._automatic: str | None = None
         self._named = False  # the cut was made at layers whose names were known
         self._gradients: dict[FixedTarget, dict[str, Tensor | None]] = {}
@@ -94,16 +95,16 @@ class CleanPass:
 
     def differs(self) -> bool:
         """Return whether the model, as it is now, says something else of the clean images than in their pass."""
-        if self._done is None:
+        output = self._said if self._done is None else self._done[0].detach()
+        if output is None:
             return True
-        output = self._done[0].detach()
         with torch.no_grad():
             again = self._runner.run(self._inputs, self._index)
         return not torch.allclose(again, output, rtol=1e-4, atol=1e-6 * float(output.abs().max()))
 
     def close(self) -> None:
         """Let go of everything, and take the graph off what the model has kept."""
-        self._done = None
+        self._done = self._said = None
         self._gradients.clear()
         self._starts.end()
 
@@ -111,6 +112,7 @@ class CleanPass:
         if self._done is None:
             find = self._find if None in self._wanted else functools.partial(self._capture, self._wanted)
             self._done = self._tried(find)
+            self._said = None
         return self._done
 
     def _tried(self, work: Callable[[], _T]) -> _T:
@@ -156,7 +158,10 @@ class CleanPass:
             stack.enter_context(torch.set_grad_enabled(graph))
             for watch in watching:
                 stack.enter_context(watch.hooks())
-            return check_finite(self._runner.run(self._inputs, self._index), "the model's output")
+            output = check_finite(self._runner.run(self._inputs, self._index), "the model's output")
+        if self._done is None:
+            self._said = output.detach()
+        return output
 
     def _backward(self, target: FixedTarget) -> dict[str, Tensor | None]:
         """One backward pass from the score to every kept layer."""
