@@ -32,3 +32,9 @@ def _faraway(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with faraway.there():
         yield
+
+
+@pytest.fixture
+def boxes_at_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the small networks of a test run incrementally, which takes longer there than whole passes."""
+    monkeypatch.setattr("medviz.incremental.engine._BOX", 0.0)

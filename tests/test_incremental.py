@@ -15,12 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import DEVICES
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import medviz
 from medviz.explainers.occlusion import Occlusion
 from medviz.incremental import Incremental
 from medviz.incremental.boxes import Box
 from medviz.probe import perturbed
+from medviz.probe.patched import _compare, _RefusedError
+
+pytestmark = pytest.mark.usefixtures("boxes_at_no_cost")
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +72,17 @@ class Function(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x, *self.args, **self.kwargs)
+
+
+class Weighted(nn.Module):
+    """A convolution that is a function, with a weight of its own."""
+
+    def __init__(self, convolution: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.convolution, self.weight = convolution, nn.Parameter(torch.randn(4, 2, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x, self.weight)
 
 
 WINDOW_LAYERS: list[Callable[[], nn.Module]] = [
@@ -132,6 +147,10 @@ WINDOW_LAYERS: list[Callable[[], nn.Module]] = [
     lambda: nn.Sequential(Function(F.pad, (0, 0, 0, 0), mode="reflect"), nn.Conv2d(2, 4, 3)),
     lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
     lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.PReLU(4), nn.Dropout2d()),
+    lambda: weight_norm(nn.Conv2d(2, 4, 3, padding=1)),
+    lambda: nn.Sequential(spectral_norm(nn.ConvTranspose2d(2, 4, 3)), nn.BatchNorm2d(4)),
+    lambda: Weighted(lambda x, weight: F.conv2d(x, weight, padding=1)),
+    lambda: Weighted(lambda x, weight: torch.conv2d(x, weight=weight - weight.mean((1, 2, 3), keepdim=True))),
 ]
 
 WHOLE_LAYERS: list[Callable[[], nn.Module]] = [  # what has no rule, and is run on whole maps
@@ -456,6 +475,33 @@ def test_what_overwrites_a_part_of_a_value_that_is_read_later_is_refused(how: st
     torch.testing.assert_close(*maps, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", ["+=", "-=", "*=", "/=", "//=", "%=", "**="])
+def test_every_name_of_a_value_means_what_was_assigned_to_one(way: str) -> None:
+    class Assigned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.first(x)) + 0.4
+            names = {"y": y, "z": y}
+            exec(f"z {way} 0.3", names)
+            return self.last(y) + names["z"].mean(1, keepdim=True)
+
+    check(Assigned(), torch.randn(1, 1, 20, 20), (4, 4))
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(0, 2)])
+def test_a_result_that_is_written_into_another_value_is_refused(part: slice) -> None:
+    def clamped(x: Tensor) -> Tensor:
+        torch.clamp(x[:, part], -0.1, 0.1, out=x[:, part])
+        return x
+
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), Function(clamped), nn.Conv2d(4, 2, 3), *head(2)).eval()
+    with torch.no_grad(), pytest.raises(TypeError, match="writes its result into `out`"):
+        Incremental(model, torch.rand(1, 1, 16, 16))
+
+
 def test_parts_that_do_not_overlap_may_be_overwritten() -> None:
     check(Overwritten("apart"), 3 * torch.randn(1, 1, 20, 20), (4, 4))
 
@@ -463,6 +509,20 @@ def test_parts_that_do_not_overlap_may_be_overwritten() -> None:
 def test_an_activation_after_a_global_mean() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Tanh(), nn.Flatten())
     check(model, torch.randn(1, 1, 20, 20), (4, 4))
+
+
+@pytest.mark.parametrize("after", [torch.log, torch.reciprocal, lambda x: x])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nearly_all_of_a_mean_goes(dtype: torch.dtype, after: Callable[[Tensor], Tensor]) -> None:
+    """The rounding of what goes is as large as what is left."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), Function(torch.exp), nn.AdaptiveAvgPool2d(1), Function(after))
+    model, image = model.to(dtype).eval(), torch.rand(1, 1, 20, 20, dtype=dtype)
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+        image[..., 6:9, 7:10] = 16 if dtype == torch.float32 else 36
+        patches, corners = torch.zeros(2, 1, 4, 4, dtype=dtype), torch.tensor([[5, 6], [0, 0]])
+        result = Incremental(model, image).run(patches, corners)
+        torch.testing.assert_close(result, model(patched(image, patches, corners)), rtol=1e-5, atol=0)
 
 
 def test_an_infinite_value_goes_out_of_a_mean() -> None:
@@ -806,6 +866,16 @@ def test_a_difference_is_seen_beside_a_huge_output(caplog: pytest.LogCaptureFixt
     assert "incremental inference differs" in refuse(model, caplog)
 
 
+def test_outputs_that_are_near_zero_by_chance_are_held_to_no_finer_rounding() -> None:
+    expected = torch.linspace(-1, 1, 1001).repeat(3, 1)  # the one in the middle is 0
+    _compare(expected + 1e-7, expected, 1e-5)
+    for output, error in ((500, 1e-4), (0, 1e-4)):
+        made = expected.clone()
+        made[1, output] += error
+        with pytest.raises(_RefusedError, match="differs by"):
+            _compare(made, expected, 1e-5)
+
+
 def test_growth_tells_how_far_from_exact_it_is(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "medviz")
     model, image = deep(), torch.rand(1, 1, 40, 40)
@@ -876,17 +946,32 @@ def test_the_work_is_counted() -> None:
     with torch.no_grad():
         engine = Incremental(model, torch.rand(1, 1, 64, 64))
         engine.run(torch.zeros(2, 1, 4, 4), torch.tensor([[0, 0], [30, 30]]))
-    # voxels × maps × weights of each: boxes of 6 and 8 voxels instead of 64, and the linear layer
-    boxes = 6**2 * 4 * 9 + 8**2 * 4 * 36 + 3 * 4
-    assert engine.share == pytest.approx(boxes / (64**2 * 4 * (9 + 36) + 3 * 4))
+
+    def work(first: int, second: int) -> float:
+        # voxels × maps × what each takes: its weights, and as long as 50 of them; and what follows the convolutions
+        return first**2 * 4 * (9 + 50 + 50) + second**2 * 4 * (36 + 50) + 4 * 50 * 2 + 3 * (4 + 50)
+
+    assert engine.share == pytest.approx(work(6, 8) / work(64, 64))
+    assert engine.overhead == 0
 
 
+def test_a_network_that_is_too_small_runs_whole(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    assert "of the work of whole passes" in refuse(network(), caplog)
+
+
+@pytest.mark.parametrize("last", [nn.Identity(), Function(lambda x: x.float())])
+@pytest.mark.parametrize("autocast", [False, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_precisions(dtype: torch.dtype) -> None:
-    model, image = network().to(dtype), torch.rand(1, 2, 32, 32)
-    result = Occlusion(8, 0.5)(model, image, 1)
-    expected = Occlusion(8, 0.5, incremental=False)(model, image, 1)
-    bound = 1e-6 if dtype == torch.float64 else 2e-2
+def test_other_precisions(dtype: torch.dtype, autocast: Any, last: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "medviz")
+    model, image = nn.Sequential(network().to(dtype), last), torch.rand(1, 2, 32, 32)
+    result = Occlusion(8, 0.5)(model, image, 1, autocast=autocast)
+    assert "whole passes" not in caplog.text
+    expected = Occlusion(8, 0.5, incremental=False)(model, image, 1, autocast=autocast)
+    bound = 1e-6 if dtype == torch.float64 and not autocast else 2e-2
     assert (result.values - expected.values).abs().max() <= bound * max(map(abs, expected.scores))
 
 

@@ -16,6 +16,8 @@ from medviz.probe import perturbed, quicker
 from medviz.probe.patched import PatchedPasses
 from medviz.probe.quicker import Quicker
 
+pytestmark = pytest.mark.usefixtures("boxes_at_no_cost")
+
 
 class Clock:
     """A clock that only stands for what was run: nothing is timed in a test."""

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 from torch import Tensor
 
-from medviz.incremental.copying import cut, cut_changed, put
+from medviz.incremental.copying import cut_changed, put
 from medviz.incremental.geometry import Size, Starts, inside
 
 
@@ -60,7 +60,3 @@ class Box:
     def gather(self, starts: Starts, size: Sequence[int], outside: float = 0.0) -> Tensor:
         """Return other boxes of the changed maps, `(M, C, *size)`: arguments as for `copying.cut`."""
         return cut_changed(self.clean, self.block, self.starts, starts, size, outside)
-
-    def change(self) -> Tensor:
-        """Return what the boxes have added to the clean map, `(M, C, *L)`."""
-        return self.block - cut(self.clean, self.starts, self.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -10,10 +11,23 @@ from torch import Tensor, fx, nn
 
 from medviz.incremental.boxes import Box
 from medviz.incremental.graph import as_graph, is_new, is_relu, last_uses
-from medviz.incremental.nodes import Call, arguments, clean_value, in_place, is_fact, layer, on_a_copy, operation
-from medviz.incremental.rules import Rules, flat, is_elementwise
+from medviz.incremental.nodes import (
+    Call,
+    arguments,
+    asks_type_only,
+    clean_value,
+    in_place,
+    is_fact,
+    layer,
+    on_a_copy,
+    operation,
+)
+from medviz.incremental.rules import Rules, flat, is_alike, is_elementwise, weight_of
 
 _DENSE = 0.75  # of a map: from there on, whole maps are quicker
+# how many multiplications of a convolution take as long, on a CPU, as to make one value, and to place one box
+_VALUE, _BOX = 50, 1.6e6
+_CALLS = ("call_module", "call_function", "call_method")
 
 
 @attrs.frozen(eq=False)
@@ -28,7 +42,7 @@ class Step:
         in_place: it overwrites its first argument.
         elementwise: it works on each voxel by itself.
         fact: its value is a size or a type.
-        weights: how many numbers each of its values is multiplied with, if it is a convolution or linear, else 0.
+        weight: `(N, K, …)` of a convolution or linear layer, or whose value it is; else None.
         done: whose values nobody needs after it.
     """
 
@@ -39,7 +53,7 @@ class Step:
     in_place: bool
     elementwise: bool
     fact: bool
-    weights: int
+    weight: Tensor | fx.Node | None
     done: list[fx.Node]
 
     @classmethod
@@ -52,17 +66,17 @@ class Step:
         first = node.args[0] if node.args else None
         free = isinstance(first, fx.Node) and is_new(first, traced) and len(first.users) == 1
         run = run_clean if not free else _relu_in_place if is_relu(node, traced) else plain
-        weight = getattr(module, "weight", None)
-        weights = weight.shape[1:].numel() if isinstance(weight, Tensor) and weight.ndim > 1 else 0
         voxelwise = is_elementwise(node, module)
-        return cls(node, module, run, run_clean, overwrites, voxelwise, is_fact(node), weights, done)
+        return cls(node, module, run, run_clean, overwrites, voxelwise, is_fact(node), weight_of(node, module), done)
 
-    def work(self, value: Any) -> float:
-        """Return the multiplications that each row of its value took, if it is a convolution or linear."""
-        value = value.block if isinstance(value, Box) else value
-        if not self.weights or not isinstance(value, Tensor) or not value.numel():
-            return 0.0
-        return value.numel() / len(value) * self.weights
+    def work(self, value: Any, clean: Mapping[fx.Node, Any]) -> float:
+        """Return how long each row of its value took, in multiplications of a convolution or linear layer."""
+        values = [one.block if isinstance(one, Box) else one for one in flat([value])]
+        tensors = [one for one in values if isinstance(one, Tensor) and one.ndim and len(one)]
+        each = sum(one.numel() / len(one) for one in tensors if len(one) == 1 or not is_alike(one))
+        weight = clean[self.weight] if isinstance(self.weight, fx.Node) else self.weight
+        with_each = weight.shape[1:].numel() if isinstance(weight, Tensor) and weight.ndim > 1 else 0
+        return each * (_VALUE + with_each) if self.node.op in _CALLS else 0.0
 
 
 class Incremental:
@@ -91,7 +105,7 @@ class Incremental:
         self._elementwise = {step.node for step in self._steps if step.elementwise}
         self._rules = Rules(image.ndim - 2, _DENSE, growth)
         self._whole_work = self._work_done = 0.0
-        self._largest = 0
+        self._boxes = self._largest = 0
         self.clean: dict[fx.Node, Any] = {self._image: image}
         needed = {self._image}
         for step in self._steps[1:]:
@@ -101,15 +115,20 @@ class Incremental:
             if step.node.users:
                 needed.add(step.node)
             self.clean[step.node] = clean_value(step.node, self.traced, step.run_clean, self.clean)
-            self._whole_work += step.work(self.clean[step.node])
+            self._whole_work += step.work(self.clean[step.node], self.clean)
             for node in step.done:
                 if self._is_passed_on(node):
                     self.clean[node] = self.clean[node].to("meta")
 
     @property
     def share(self) -> float:
-        """How much of the work of a whole pass a patched copy took in the last run: convolutions and linear layers."""
+        """How much of the work of a whole pass a patched copy took in the last run."""
         return self._work_done / self._whole_work if self._whole_work else 1.0
+
+    @property
+    def overhead(self) -> float:
+        """How much of the work of a whole pass it takes in addition to find, cut and put boxes: much in a small one."""
+        return self._boxes * _BOX / self._whole_work if self._whole_work else 0.0
 
     @property
     def row_bytes(self) -> int:
@@ -124,12 +143,14 @@ class Incremental:
             corners: the first voxel of each patch, `(M, nd)`.
         """
         values: dict[fx.Node, Any] = {self._image: Box(self.clean[self._image], patches, corners)}
-        self._work_done, self._largest = 0.0, 0
+        self._work_done, self._boxes, self._largest = 0.0, 0, 0
         for step in self._steps[1:]:
-            if any(node in values for node in step.node.all_input_nodes):  # else the clean value stands
-                values[step.node] = self._changed(step, values)
-                self._work_done += step.work(values[step.node])
-                self._largest = max(self._largest, _row_bytes(values[step.node]))
+            made = self._changed(step, values)
+            if made is not None:
+                values[step.node] = made
+                self._work_done += step.work(made, self.clean)
+                self._boxes += not step.fact
+                self._largest = max(self._largest, _row_bytes(made))
             for node in step.done:
                 values.pop(node, None)
         return values[self._output] if self._output in values else _expand(self.clean[self._output], len(patches))
@@ -157,17 +178,22 @@ class Incremental:
         return value.shape[2:].numel() > 1  # else it may be a mean over space, which is corrected by its change
 
     def _changed(self, step: Step, values: dict[fx.Node, Any]) -> Any:
-        """The value of a node that the patch has reached: a box where a rule knows it, else whole."""
-        node = step.node
+        """The value of a node: a box where a rule knows it, else whole; None where the clean value stands."""
+        node, clean = step.node, self.clean.get(step.node)
+        reached = [n for n in node.all_input_nodes if n in values]
+        if not reached or (asks_type_only(node) and reached == [node.args[0]]):
+            return None
         inputs = {n: values[n] if n in values else self.clean[n] for n in node.all_input_nodes}
+        if step.fact:
+            made = step.run(*arguments(node, {n: _outline(value) for n, value in inputs.items()}))
+            return None if made == clean else made  # the number of rows is another one now; most sizes are not
         first = node.args[0] if node.args else None
         run = step.run if isinstance(first, fx.Node) and first in values else step.run_clean
-        if node.op != "output" and all(isinstance(values.get(n), Box | None) or is_fact(n) for n in inputs):
-            made = self._rules(node, step.module, *arguments(node, inputs), self.clean[node], run)
+        if node.op != "output" and all(n not in values or is_fact(n) or is_alike(values[n]) for n in inputs):
+            made = self._rules(node, step.module, *arguments(node, inputs), clean, run)
             if made is not None:
                 return made
-        see = _outline if step.fact else _whole
-        args, kwargs = arguments(node, {n: see(value) for n, value in inputs.items()})
+        args, kwargs = arguments(node, {n: _whole(value) for n, value in inputs.items()})
         return args[0] if node.op == "output" else run(args, kwargs)
 
 

@@ -8,9 +8,14 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-IN_PLACE = {operator.iadd, operator.imul, operator.isub, operator.itruediv}
+# what `a += b` and its like call; a tensor has no `@=`
+IN_PLACE = {
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod),
+    *(operator.ipow, operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift),
+}
 _FACTS = ("shape", "ndim", "dtype", "device", "layout", "is_cuda")
 _FACT_METHODS = ("size", "dim", "ndimension", "numel", "nelement", "is_floating_point")
+_OF_A_TYPE = ("new_zeros", "new_ones", "new_full")
 _IS_FACT, _LAYER = "medviz_is_fact", "medviz_layer"
 
 Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
@@ -78,7 +83,13 @@ def on_a_copy(run: Call) -> Call:
 
 
 def in_place(node: fx.Node, root: nn.Module) -> bool:
-    """Return whether an operation works in place on its first input."""
+    """Return whether an operation works in place on its first input.
+
+    Raises:
+        TypeError: it writes its result into another value, with `out`.
+    """
+    if node.kwargs.get("out") is not None:
+        raise TypeError(f"{node.name} writes its result into `out`")
     if node.op == "call_module":
         return bool(getattr(layer(node, root), "inplace", False))
     if node.op == "call_method":
@@ -87,6 +98,11 @@ def in_place(node: fx.Node, root: nn.Module) -> bool:
         return False
     named = getattr(node.target, "__name__", "").endswith("_")
     return node.target in IN_PLACE or named or bool(node.kwargs.get("inplace", False))
+
+
+def asks_type_only(node: fx.Node) -> bool:
+    """Return whether an operation makes a new tensor, and asks its first argument for nothing but type and device."""
+    return node.op == "call_method" and node.target in _OF_A_TYPE
 
 
 def is_fact(node: fx.Node) -> bool:

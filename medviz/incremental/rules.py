@@ -51,6 +51,7 @@ _POOLS: dict[Any, type[nn.Module]] = {
     **{F.max_pool2d: nn.MaxPool2d, torch.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d},
     **{F.max_pool3d: nn.MaxPool3d, torch.max_pool3d: nn.MaxPool3d, F.avg_pool3d: nn.AvgPool3d},
 }
+_LEFT = 0.01  # of the magnitudes that make up a mean: above it, a difference of means keeps all but two digits
 _POOLS_ALIKE = 5  # arguments up to which the function takes them in the order of the layer
 _Window = windows.Window | windows.Transposed | resizing.Resized
 
@@ -90,8 +91,10 @@ class Rules:
             run: runs it.
         """
         boxes = [value for value in flat(args) if isinstance(value, Box)]
-        if not boxes or not isinstance(clean, Tensor):
+        if not isinstance(clean, Tensor):
             return None
+        if not boxes:
+            return _repeated(run(args, kwargs), args[0], clean) if node.target in ("expand", "repeat") else None
         if self._is_global_mean(node, module, args, kwargs):
             return global_mean(boxes[0], clean)
         if clean.ndim != self.nd + 2 or not clean.numel():
@@ -99,6 +102,12 @@ class Rules:
         voxelwise = is_elementwise(node, module) or self._is_along_channels(node, module, args, kwargs)
         if args[0] is boxes[0] and voxelwise and not _has_tensor(args[1:], kwargs):
             return Box(clean, run((boxes[0].block, *args[1:]), kwargs), boxes[0].reach)
+        if (
+            node.target in ("view", "reshape", torch.reshape)
+            and args[0] is boxes[0]
+            and clean.shape == boxes[0].clean.shape
+        ):
+            return attrs.evolve(boxes[0], clean=clean)
         window = self._window(node, module, args, kwargs)
         if window is not None:
             return self._through(window, args[0], clean)
@@ -185,6 +194,15 @@ def is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
     return node.target in _ELEMENTWISE
 
 
+def weight_of(node: fx.Node, module: nn.Module | None) -> Any:
+    """Return the weight of a convolution or linear layer, or the node whose value it is; None: it is neither."""
+    if module is not None:
+        return getattr(module, "weight", None)
+    if node.target not in (*_CONVOLUTIONS, F.linear):
+        return None
+    return node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
+
+
 def _has_statistics(norm: nn.Module) -> bool:
     return getattr(norm, "running_mean", None) is not None
 
@@ -192,10 +210,23 @@ def _has_statistics(norm: nn.Module) -> bool:
 def global_mean(box: Box, clean: Tensor) -> Tensor | None:
     """Return the mean over space of each changed map, `(M, C, …)`: the clean one, and what the box has changed.
 
-    None where an infinite value goes or comes, which no difference can take out again.
+    None where the difference cannot tell: an infinite value goes or comes; or nearly all of a map goes, and what is
+    left of it would be the rounding of what went, which a logarithm or a division then makes as large as the rest.
     """
-    change = box.change().flatten(2).sum(2) / box.clean[0, 0].numel()
-    return clean + change.reshape(*change.shape, *clean.shape[2:]) if all_finite(change) else None
+    before = cut(box.clean, box.starts, box.size)
+    change = _summed(box.block - before)
+    if not all_finite(change):
+        return None
+    all_of_it, gone, come = (_summed(values.abs()) for values in (box.clean, before, box.block))
+    if (all_of_it - gone + come < _LEFT * (all_of_it + gone + come)).any():
+        return None
+    change = change / box.clean[0, 0].numel()
+    return clean + change.reshape(*change.shape, *clean.shape[2:])
+
+
+def _summed(values: Tensor) -> Tensor:
+    """Return the sum over space, `(M, C)`."""
+    return values.flatten(2).sum(2)
 
 
 def flat(values: Any) -> list[Any]:
@@ -208,17 +239,34 @@ def _block(value: Any, starts: Starts, size: Size, shape: Size) -> Any:
     if isinstance(value, Box):
         same = value.size == size and (value.starts == starts).all()
         return value.block if same else value.gather(starts, size)
-    if isinstance(value, Tensor) and value.shape[:1] == (1,) and tuple(value.shape[2:]) == shape:
-        return cut(value, starts, size)
-    return value if _is_uniform(value, len(shape)) else None
+    if not isinstance(value, Tensor):
+        return value if isinstance(value, int | float) else None
+    value = value[(None,) * (len(shape) + 2 - value.ndim)]  # PyTorch puts missing axes first
+    space = tuple(value.shape[2:])
+    if (
+        not is_alike(value)
+        or len(space) != len(shape)
+        or any(n not in (1, m) for n, m in zip(space, shape, strict=True))
+    ):
+        return None
+    if set(space) == {1} and set(shape) != {1}:
+        return value[:1]  # the same at every voxel
+    return cut(value[:1].expand(1, -1, *shape), starts, size)
 
 
-def _is_uniform(value: Any, nd: int) -> bool:
-    """Whether a value is the same at every voxel and for every row: a number, or a tensor such as `(1, C, 1, 1)`."""
+def is_alike(value: Any) -> bool:
+    """Return whether all copies have a value in common, but for a box: a box itself, or a tensor with equal rows."""
     if isinstance(value, Tensor):
-        rows, _, *space = [*[1] * (nd + 2 - value.ndim), *value.shape]  # PyTorch puts missing axes first
-        return {rows, *space} == {1}
-    return isinstance(value, int | float)
+        return bool(value.ndim) and (len(value) == 1 or (value.layout == torch.strided and value.stride(0) == 0))
+    return isinstance(value, Box)
+
+
+def _repeated(made: Any, source: Any, clean: Tensor) -> Tensor | None:
+    """Return what is repeated for each copy without memory for each; None where not just rows are repeated."""
+    known = isinstance(source, Tensor) and isinstance(made, Tensor) and clean.shape[:1] == (1,)
+    if not known or made.shape[1:] != clean.shape[1:] or (source.ndim == made.ndim and len(source) > 1):
+        return None
+    return clean.expand_as(made)
 
 
 def _has_tensor(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from medviz.incremental.nodes import clean_value, in_place, is_fact, layer, on_a_copy, operation
+from medviz.incremental.nodes import IN_PLACE, clean_value, in_place, is_fact, layer, on_a_copy, operation
 
 _T = TypeVar("_T")
 _ALONE = threading.Lock()  # `torch.fx` itself puts its own functions into `nn.Module` while it traces
@@ -27,10 +27,23 @@ def traced(model: nn.Module, image: Tensor) -> fx.GraphModule:
     Raises:
         Exception: whatever stops `torch.fx`, such as control flow that depends on values or on the number of images.
     """
+    with _ALONE, _knowing_types():
+        try:
+            return _trace(model, image, buffers=False)
+        except Exception:
+            if not any(
+                module._buffers for module in model.modules() if not type(module).__module__.startswith("torch.")
+            ):
+                raise
+            return _trace(model, image, buffers=True)
+
+
+def _trace(model: nn.Module, image: Tensor, buffers: bool) -> fx.GraphModule:
+    """Trace once, with `buffers` that are traced themselves: they can be expanded to sizes then, but not be asked."""
     tracer = _Tracer(model, image)
+    tracer.proxy_buffer_attributes = buffers
     try:
-        with _ALONE, _knowing_types():
-            return _Uncompiled(model, tracer.trace(model))
+        return _Uncompiled(model, tracer.trace(model))
     finally:
         tracer.forget()
 
@@ -133,6 +146,16 @@ def _knowing_types() -> Iterator[None]:
         torch.jit.isinstance = ask
 
 
+def _assigned(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], fx.Proxy]:
+    """Return the method of an augmented assignment: fx takes `a += b` for `a = a + b`, which leaves `a` alone."""
+
+    def method(value: Any, other: Any) -> fx.Proxy:
+        made: fx.Proxy = value.tracer.create_proxy("call_function", function, (value, other), {})
+        return made
+
+    return method
+
+
 class _Known:
     """What the values that are traced have in common."""
 
@@ -161,23 +184,9 @@ class _Known:
         value: Any = self
         return _Attribute(value, name)
 
-    # fx takes `a += b` for `a = a + b`, which leaves `a` alone
 
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._into(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._into(operator.isub, other)
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._into(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._into(operator.itruediv, other)
-
-    def _into(self, function: Callable[[Any, Any], Any], other: Any) -> fx.Proxy:
-        made: fx.Proxy = self.tracer.create_proxy("call_function", function, (self, other), {})
-        return made
+for _function in IN_PLACE:
+    setattr(_Known, f"__{_function.__name__}__", _assigned(_function))
 
 
 class _Proxy(_Known, fx.Proxy):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from medviz.incremental.boxes import Box
 from medviz.incremental.copying import parts
@@ -103,11 +104,12 @@ class Transposed:
 
 def of_module(module: nn.Module, nd: int) -> Window | Transposed | None:
     """Return the window of a layer; None for what has features that have no rule."""
-    # the very types: another class may do something else
-    if type(module) in (nn.Conv2d, nn.Conv3d):
+    # the very types, but for a parametrised weight, which is made anew when it is read: another class may do otherwise
+    kind = type_before_parametrizations(module)
+    if kind in (nn.Conv2d, nn.Conv3d):
         c: Any = module
         return convolution(c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups, c.padding_mode)
-    if type(module) in (nn.ConvTranspose2d, nn.ConvTranspose3d):
+    if kind in (nn.ConvTranspose2d, nn.ConvTranspose3d):
         return _transposed(module)
     pool: Any = module
     if type(module) in _CONSTANT_PADS:
@@ -123,7 +125,7 @@ def of_module(module: nn.Module, nd: int) -> Window | Transposed | None:
 
 def convolution(
     weight: Tensor,
-    bias: Tensor | None,
+    bias: Tensor | None = None,
     stride: Any = 1,
     padding: Any = 0,
     dilation: Any = 1,
