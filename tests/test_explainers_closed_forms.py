@@ -156,6 +156,22 @@ def test_gradcampp_neither_under_nor_overflows_with_small_and_large_gradients(sc
     check_close(raw, over((g.relu() / (2 + g * total)).sum((2, 3), keepdim=True), a).relu())
 
 
+def test_a_voxel_whose_share_has_no_denominator_counts_for_nothing_in_gradcampp() -> None:
+    """Maps x and −x, whose sums are 8 and −8, and gradients of ¼: for the second, 2 + g Σ A is 0."""
+    model, image = Linear([1, -1], [[1, 1]], [0]), torch.tensor([[[[1.0, 2.0], [3.0, 2.0]]]])
+    check_close(explain("gradcampp", model, image, 0, layer="conv").values, image / 4, 1e-6)
+
+
+def test_ablationcam_of_a_network_without_gradients_takes_a_dead_map() -> None:
+    class Detached(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return super().forward(x)
+
+    model = Detached([1, 2, 0], [[3, 1, 1]], [0])  # falls 7.5, 5 and 0 of the score 12.5
+    check_close(explain("ablationcam", model, IMAGE, 0, layer="conv").values[0, 0], (0.6 + 2 * 0.4) * X, 1e-6)
+
+
 def test_ablationcam_written_out() -> None:
     model, image, classes = Classifier(3), images(2, 2, 6, 5, 7), torch.tensor([3, 1])
     with torch.no_grad():

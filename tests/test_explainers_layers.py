@@ -57,6 +57,17 @@ def test_signed_maps_keep_their_signs_among_several_layers() -> None:
     assert fused.values.abs().max() <= 1
 
 
+def test_a_map_of_negative_values_is_scaled_by_its_largest_magnitude_among_several_layers() -> None:
+    model, image = Classifier(2), images(3, 2, 9, 8)
+    model.fc.weight.data.abs_().neg_()
+    alone = explain("hirescam", model, image, 1, layer="deep", relu=False).raw
+    twice = explain("hirescam", model, image, 1, layer=["deep", "deep.1"], relu=False).raw
+    assert alone is not None
+    assert twice is not None
+    assert (alone <= 0).all()
+    check_close(twice, -alone / alone.flatten(1).amin(1).view(-1, 1, 1, 1), 1e-6)
+
+
 def test_one_named_layer_in_a_list_is_that_layer() -> None:
     model, image = Classifier(2), images(2, 2, 8, 8)
     listed = explain("gradcam", model, image, 1, layer=["deep"])
@@ -462,6 +473,14 @@ def test_channels_last_inside_of_a_block_matter_to_nobody(nd: int) -> None:
             medviz.explain(model, image, f"gradcam:layer={layer!r},reshape=channels_last", 1)
 
 
+def test_a_convolution_with_as_many_channels_says_that_they_come_first() -> None:
+    """No linear layer takes as many as the layer's map has columns, or channels."""
+    convolutions = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3))
+    model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    with pytest.raises(ValueError, match="channels first; leave `reshape` out"):
+        explain("gradcam", model, images(1, 1, 8, 9), 1, layer="0", reshape="channels_last")
+
+
 def test_a_grid_for_what_is_a_grid_already_is_refused() -> None:
     model, image = nn.Sequential(*list(Square().conv), nn.Flatten(), nn.Linear(8 * 64, 3)), torch.rand(1, 8, 8, 8)
     with pytest.raises(ValueError, match=r"is a grid already; `reshape` \(4, 16\) is for tokens"):
@@ -486,6 +505,12 @@ def test_a_layer_behind_the_last_attention_has_nothing_to_map() -> None:
         with pytest.raises(ValueError, match="only through its class token"):
             medviz.explain(model, image, f"{name}:layer=encoder.layers.1", 1)
     assert medviz.explain(model, image, "hirescam:layer=encoder.layers.0,relu=false", 1).values.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["gradcam", "layercam", "hirescam"])
+def test_tokens_that_a_constant_score_does_not_depend_on_have_a_map_of_zeros(name: str) -> None:
+    model, image = Tokens(class_token=True), images(1, 1, 16, 16)
+    assert not explain(name, model, image, lambda out: (out * 0).sum(1), layer="block").values.any()
 
 
 def test_a_side_branch_whose_output_is_dropped_is_refused_beside_others() -> None:

@@ -86,6 +86,11 @@ def test_no_name_leaves_its_folder(text, placeholder):
     assert len(os.fsencode(filled.parts[2])) <= 80
 
 
+@pytest.mark.parametrize("name", [".hidden", "-rf", "../hidden", "hidden.", "hidden-"])
+def test_a_name_neither_begins_nor_ends_with_a_dot_or_a_hyphen(name: str) -> None:
+    assert Place(target=name).expand("{target}.png") == Path(f"{name.strip('./-')}.png")
+
+
 def test_names_in_other_scripts_stay_apart():
     names = ["肝", "肺", "Müller", "M ller", "Ærø", "肝" * 40, "肝" * 41, "कि", "की", "กี", "กิ", "→", "←"]
     filled = [Place(tag=name).expand("{tag}.png").name for name in names]

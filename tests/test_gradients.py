@@ -212,6 +212,17 @@ def test_a_batch_equals_single_images_and_no_batch_size_matters(
         check_close(together[-1:], last, 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters"), [("smoothgrad", {"n_samples": 4, "seed": 0}), ("integratedgradients", {"steps": 8})]
+)
+def test_copies_of_a_batch_in_one_pass_keep_their_images_and_classes(method: str, parameters: dict[str, Any]) -> None:
+    model, image, classes = Classifier(2), images(2, 2, 9, 8), torch.tensor([0, 3])
+    together = explain(method, model, image, classes, batch_size=64, **parameters).values
+    for i in range(2):
+        alone = explain(method, model, image[i : i + 1], int(classes[i]), **parameters).values
+        check_close(together[i : i + 1], alone)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("method", ["vanillagrad", "smoothgrad", "integratedgradients", "inputxgradient"])
@@ -382,6 +393,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("integratedgradients", {"baseline": "max"}, "`baseline` is a finite number, 'min' or 'mean'; got 'max'"),
     ("integratedgradients", {"baseline": float("nan")}, "`baseline` is a finite number"),
     ("integratedgradients", {"baseline": None}, "`baseline` is a finite number"),
+    ("integratedgradients", {"baseline": True}, "`baseline` is a finite number, 'min' or 'mean'; got True"),
     ("rise", {"keep": 1.0}, "`keep` is a finite number > 0 and < 1; got 1.0"),
     ("rise", {"keep": 0}, "`keep` is a finite number > 0 and < 1; got 0"),
     ("rise", {"n_masks": 0}, "`n_masks` is an int ≥ 1; got 0"),

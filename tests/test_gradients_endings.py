@@ -14,6 +14,8 @@ import torch
 from networks import LAYERED, OURS, explain, images, seeded
 from torch import Tensor, nn
 
+from medviz.probe import gradients
+
 METHODS: dict[str, dict[str, Any]] = {
     "vanillagrad": {},
     "inputxgradient": {},
@@ -151,3 +153,21 @@ def test_a_network_whose_output_is_not_finite(method: str) -> None:
     nn.init.constant_(model.head.bias, float("inf"))
     with pytest.raises(ValueError, match="the model's output holds 3 values of 3 that are NaN or infinite"):
         explain(method, model, images(1, 1, 8, 8), 1, **METHODS[method])
+
+
+def test_one_infinite_gradient_of_several_is_an_error() -> None:
+    x, y = torch.ones(1, 2, requires_grad=True), torch.zeros(1, 2, requires_grad=True)
+    with pytest.raises(ValueError, match="gradient of the score holds values that are NaN or infinite"):
+        gradients.gradients((x + y.sqrt()).sum(1), [x, y], half=False)
+
+
+def test_a_device_whose_memory_is_full_is_not_taken_for_one_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    gradients._has_float64.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            gradients.precise(torch.ones(1))
+    assert gradients.precise(torch.ones(1)).dtype == torch.float64

@@ -109,6 +109,12 @@ def residual(x: Tensor) -> Tensor:
     return y
 
 
+def without_values(x: Tensor) -> Tensor:
+    """A maximum of one tensor that has a shape and no values."""
+    torch.max(x.detach().to("meta"))
+    return F.relu(x)
+
+
 FORMS: dict[str, Callable[[], nn.Module]] = {
     "nn.ReLU": nn.ReLU,
     "nn.ReLU in place": lambda: nn.ReLU(inplace=True),
@@ -140,6 +146,7 @@ FORMS: dict[str, Callable[[], nn.Module]] = {
     "views in place": lambda: Call(parts),
     "a flat view in place": lambda: Call(flat_view),
     "a sum in place after it": lambda: Call(residual),
+    "a maximum of one tensor before it": lambda: Call(without_values),
     "twice": lambda: Call(lambda x: F.relu(F.relu(x))),
 }
 
@@ -200,7 +207,14 @@ def test_the_forward_output_is_never_changed(make: Callable[[], nn.Module]) -> N
         assert torch.equal(output, expected)
 
 
-@pytest.mark.parametrize("make", [nn.Tanh, nn.Sigmoid, nn.Identity, lambda: Call(lambda x: x.clamp(min=-1))])
+def above_a_slope(x: Tensor) -> Tensor:
+    """A bound that is zero in one column, and below it in the others."""
+    return x.clamp(min=torch.linspace(-1, 0, x.shape[-1]))
+
+
+@pytest.mark.parametrize(
+    "make", [nn.Tanh, nn.Sigmoid, nn.Identity, lambda: Call(lambda x: x.clamp(min=-1)), lambda: Call(above_a_slope)]
+)
 @pytest.mark.parametrize("method", ["guidedbackprop", "guidedbackpropsmooth"])
 def test_a_network_without_rectifiers_is_refused(method: str, make: Callable[[], nn.Module]) -> None:
     with pytest.raises(ValueError, match="calls no rectifier, so that guided backpropagation is the plain gradient"):

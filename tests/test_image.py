@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,6 +287,15 @@ def test_a_slice_does_not_keep_the_affine_of_its_volume(meta, cut, caplog):
         assert Image(cut(scan)).affine is None
     assert caplog.text.count("looks like a slice of a volume") == 2
     assert np.array_equal(as_batch(cut(scan)[None], AFFINE)[1][0], AFFINE)
+
+
+def test_a_slice_of_a_volume_beside_a_scan_of_one_slice_has_no_affine(
+    meta: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = collate([from_file(meta, LPI, spatial_shape=np.array([3, 4, depth]))[..., 0] for depth in (5, 1)])
+    with caplog.at_level(logging.WARNING):
+        assert as_batch(batch)[1] is None
+    assert "looks like a slice of a volume" in caplog.text
 
 
 def test_an_image_that_was_one_slice_in_its_file_keeps_its_affine(meta):

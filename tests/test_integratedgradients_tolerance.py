@@ -66,6 +66,17 @@ def test_each_image_takes_its_own_number_of_steps() -> None:
     assert len(set(taken)) > 1
 
 
+def test_an_image_that_is_done_again_keeps_its_own_baseline() -> None:
+    """The first is behind the jump all the way, and right at once."""
+    ramp = torch.linspace(0, 1, 12, dtype=torch.float64).view(1, 1, 3, 4)
+    model, image = Jump(0.37), torch.cat([ramp + 1, ramp])
+    few: dict[str, Any] = {"steps": 4, "tolerance": 0.01, "baseline": "min"}
+    together = explain("integratedgradients", model, image, 0, **few).values
+    for i in range(2):
+        alone = explain("integratedgradients", model, image[i : i + 1], 0, **few).values
+        check_close(together[i : i + 1], alone, 1e-12)
+
+
 def test_a_network_that_is_right_at_once_is_done_once() -> None:
     model, image = Classifier(2), images(2, 2, 8, 7)
     plain = explain("integratedgradients", model, image, 1).values

@@ -359,6 +359,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"mask_size": (4, 0)}, "`mask_size` is a positive number of voxels"),
     ({"mask_size": 2.5}, "`mask_size` is a positive number of voxels"),
     ({"mask_size": ()}, "`mask_size` is a positive number of voxels"),
+    ({"mask_size": True}, "`mask_size` is a positive number of voxels"),
     ({"overlap": 1.0}, "`overlap` is a finite number ≥ 0 and < 1; got 1.0"),
     ({"overlap": -0.1}, "`overlap` is a finite number ≥ 0 and < 1; got -0.1"),
     ({"overlap": "half"}, "`overlap` is a finite number ≥ 0 and < 1; got 'half'"),

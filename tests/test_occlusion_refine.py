@@ -188,6 +188,18 @@ def test_targets_share_their_windows_and_each_has_the_map_that_it_has_alone() ->
     assert max(rows) < took < sum(rows)
 
 
+def test_what_lies_outside_of_the_region_is_no_measure_of_what_matters() -> None:
+    """The strongest voxel lies outside, within reach of the region's windows."""
+    weight = torch.zeros(1, 40, 40, dtype=torch.float64)
+    weight[0, 6, 20], weight[0, 22, 20] = 100, 1
+    model, image = Linear(weight), torch.ones(1, 1, 40, 40, dtype=torch.float64)
+    few: dict[str, Any] = {"mask_size": 8, "overlap": 0.875, "occluder": "constant", "region": [(8, 40), (0, 40)]}
+    expected = explain("occlusion", model, image, 0, **few).values
+    got = explain("occlusion", model, image, 0, refine=1, **few).values
+    matters = got >= 0.3 * got.max()
+    check_close(got[matters], expected[matters], 1e-9)
+
+
 def test_a_constant_network_is_not_refined() -> None:
     model = Linear(torch.zeros(1, 16, 16))
     few: dict[str, Any] = {"mask_size": 4, "overlap": 0.75, "refine": 1, "incremental": False}

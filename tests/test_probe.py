@@ -478,6 +478,15 @@ def test_the_outermost_name_stands_for_one_tensor() -> None:
         assert probe.layer_name(None) == "0"
 
 
+def test_one_token_before_the_head_is_no_model_of_tokens() -> None:
+    class OneToken(Classifier):
+        def head(self, features: Tensor) -> Tensor:
+            return self.fc(features.flatten(2).mean(2)[:, None])[:, 0]
+
+    with medviz.Probe(OneToken(2), images(1, 2, 9, 8)) as probe:
+        assert probe.layer_name(None) == "deep"
+
+
 def test_a_segmentation_network_gets_its_coarsest_grid() -> None:
     class Unet(nn.Module):
         def __init__(self) -> None:
@@ -654,6 +663,12 @@ def test_a_layer_that_was_not_called() -> None:
 def test_a_layer_without_spatial_extent() -> None:
     with pytest.raises(ValueError, match="'head' has no spatial extent"):
         gradcam(Net(), "head")
+
+
+def test_a_norm_along_columns_deep_inside_of_a_layer_does_not_put_channels_last() -> None:
+    layer = nn.Sequential(nn.Sequential(nn.LayerNorm(9)))
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    assert gradcam(model, "1", torch.rand(1, 1, 8, 9)).raw.shape == (1, 1, 8, 9)
 
 
 def test_a_layer_that_the_score_does_not_depend_on() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medviz.probe.outputs import tensors_in
+from medviz.probe.outputs import select, tensors_in
 
 
 class Pair(NamedTuple):
@@ -55,3 +55,8 @@ def test_what_holds_itself_is_looked_at_once() -> None:
     held: list[Any] = [TENSORS[0]]
     held.append({"again": held, "other": TENSORS[1]})
     assert len(list(tensors_in(held))) == 2
+
+
+def test_a_number_that_is_a_key_is_not_taken_for_another_keys_name() -> None:
+    one, other = torch.zeros(1, 2), torch.ones(1, 2)
+    assert torch.equal(select({1: one, "1": other}, 1), one)

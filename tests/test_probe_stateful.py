@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import logging
+import threading
 import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,6 +91,56 @@ def test_every_pass_begins_as_the_model_was_found(
     assert [model.kept, model.listed, model.mean.tolist()] == [None, [], [0, 0, 0, 0]]
     said = [record.getMessage() for record in caplog.records if "from pass to pass" in record.getMessage()]
     assert len(said) == len(maps)
+
+
+class Replaces(Classifier):
+    """Puts another tensor in the place of its buffer."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        answer = logits + logits.square() * self.mean.mean()
+        self.mean = logits.detach().mean(0)
+        return answer
+
+
+class Adds(Classifier):
+    """Has nothing to remember before its first pass, not even a name for it."""
+
+    mean: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        answer = logits + logits.square() * self.mean.mean() if hasattr(self, "mean") else logits
+        self.mean = logits.detach().mean(0)
+        return answer
+
+
+@pytest.mark.parametrize("make", [Replaces, lambda: Adds(2)], ids=["replaces", "adds"])
+@pytest.mark.parametrize("method", [*PERTURBING[1:], "smoothgrad:n_samples=4,seed=0"])
+def test_what_a_pass_replaces_or_adds_is_not_there_in_the_next(method: str, make: Callable[[], nn.Module]) -> None:
+    image = images(1, 2, 9, 8)
+    expected = medviz.explain(Classifier(2), image, method, 1, batch_size=2)
+    check_close(medviz.explain(make(), image, method, 1, batch_size=2).values, expected.values)
+
+
+def test_a_list_that_holds_itself_is_looked_through_once() -> None:
+    model, image, method = Replaces(), images(1, 2, 9, 8), "occlusion:mask_size=3,incremental=false"
+    held: list[Any] = [1]
+    held.append(held)
+    model.held = held
+    found: list[Any] = []
+    explained = functools.partial(medviz.explain, model, image, method, 1, batch_size=2)
+    thread = threading.Thread(target=lambda: found.append(explained()), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    check_close(found[0].values, medviz.explain(Classifier(2), image, method, 1, batch_size=2).values)
 
 
 def test_a_model_that_keeps_nothing_is_not_looked_at_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,14 +291,17 @@ def layers() -> list[nn.Module]:
 
 
 def test_a_train_that_is_something_else_is_not_called() -> None:
+    called: list[Any] = []
+
     class Trainer(nn.Sequential):
         def train(self, loader: Any, epochs: int = 1) -> None:  # type: ignore[override]
-            raise AssertionError("somebody trained the model")
+            called.append(loader)
 
     model, image = Trainer(*layers()), images(1, 2, 9, 8)
     found = medviz.explain(model, image, "occlusion:mask_size=4", 1)
     assert torch.equal(found.values, medviz.explain(nn.Sequential(*layers()), image, "occlusion:mask_size=4", 1).values)
     assert model.training
+    assert not called
 
 
 def test_an_eval_that_fails_leaves_the_flags(caplog: pytest.LogCaptureFixture) -> None:

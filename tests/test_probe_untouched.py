@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import medviz
 from medviz.probe import guard
-from medviz.probe.guard import interrupts_deferred, untouched
+from medviz.probe.guard import in_turn, interrupts_deferred, untouched
 
 
 class Busy(nn.Module):
@@ -198,6 +198,52 @@ def test_what_a_bridge_does_to_the_model_is_undone(busy: Busy, image: Tensor) ->
     assert snapshot(busy, image) == before
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_buffer_of_a_scripted_model() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("runs", torch.zeros(()))
+            self.head = nn.Linear(1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs += 1
+            return self.head(x.mean((2, 3)))
+
+    model = torch.jit.script(Counts().eval())
+    medviz.explain(model, torch.rand(1, 1, 8, 8), "occlusion:mask_size=4", 1)
+    assert model.runs == 0
+
+
+class Table(nn.Module):
+    """Returns what it keeps, and may keep a part of something else too."""
+
+    def __init__(self, beside: Tensor | None) -> None:
+        super().__init__()
+        self.kept, self.beside = torch.rand(1, 3, 4, 4), beside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kept
+
+
+@pytest.mark.parametrize("beside", [None, torch.ones(2, 2)[0]], ids=["alone", "beside a view"])
+def test_a_table_in_the_graph_of_the_callers_own_pass(beside: Tensor | None) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.table = nn.Conv2d(1, 3, 1), Table(beside)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.conv(x) * self.table(x)).mean((2, 3))
+
+    model, image = Scaled(), torch.rand(1, 1, 4, 4)
+    loss = model(image).square().sum()
+    medviz.explain(model, image, "gradcam:layer=table", 1)
+    loss.backward()
+    assert model.conv.weight.grad is not None
+    assert model.conv.weight.grad.any()
+
+
 @pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
 def test_parametrised_modules(norm: Callable[[nn.Module], nn.Module]) -> None:
     model = nn.Sequential(norm(nn.Conv2d(1, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 1), Pool())
@@ -302,6 +348,23 @@ def test_two_threads_explain_one_model_one_after_the_other(
     other.join(60)
     assert entered.is_set()
     assert snapshot(busy, image) == before
+
+
+def test_a_turn_inside_of_another_does_not_end_it() -> None:
+    model, entered = nn.Identity(), threading.Event()
+
+    def work() -> None:
+        with in_turn(model):
+            entered.set()
+
+    other = threading.Thread(target=work)
+    with in_turn(model):
+        with in_turn(model):
+            pass
+        other.start()
+        assert not entered.wait(0.1)
+    other.join(60)
+    assert entered.is_set()
 
 
 def test_an_open_probe_can_be_used_by_other_threads(busy: Busy, image: Tensor) -> None:

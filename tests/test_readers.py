@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -83,6 +84,16 @@ def test_nifti_without_form_codes_has_no_affine(tmp_path, caplog):
     assert "says nothing about patient space" in caplog.text
 
 
+@pytest.mark.parametrize("codes", [{"sform_code": 1, "qform_code": 0}, {"sform_code": 0, "qform_code": 1}])
+def test_one_form_code_is_enough_for_an_affine(tmp_path: Path, codes: dict[str, int]) -> None:
+    def known(image: nib.Nifti1Image) -> None:
+        for name, code in codes.items():
+            image.header[name] = code
+
+    affine = np.diag([2.0, 3, 4, 1])
+    assert np.allclose(Nifti()(saved(tmp_path / "a.nii", ramp(4, 5, 6), affine, change=known)).affine, affine)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.05, 7.0])
 def test_two_places_in_one_file_are_said(tmp_path, caplog, shift):
     def two(image):
@@ -136,8 +147,9 @@ def test_the_file_is_opened_whose_name_it_is(tmp_path, name):
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1)])
-def test_nifti_affines_are_in_millimetres(tmp_path, unit, factor):
-    path = saved(tmp_path / "a.nii", ramp(4, 5, 6), change=lambda image: image.header.set_xyzt_units(unit))
+@pytest.mark.parametrize("time", ["unknown", "sec"])
+def test_nifti_affines_are_in_millimetres(tmp_path: Path, unit: str, factor: float, time: str) -> None:
+    path = saved(tmp_path / "a.nii", ramp(4, 5, 6), change=lambda image: image.header.set_xyzt_units(unit, time))
     affine = Nifti()(path).affine
     assert np.allclose(affine[:3], AFFINE[:3] * factor)
     assert affine[3].tolist() == [0, 0, 0, 1]
