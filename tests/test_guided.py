@@ -83,7 +83,7 @@ def statement(x: Tensor) -> Tensor:
 
 def positional(x: Tensor) -> Tensor:
     x = x * 1
-    F.relu(x, True)
+    F.relu(x[:], True)
     return x
 
 
@@ -107,6 +107,12 @@ def residual(x: Tensor) -> Tensor:
     y = F.leaky_relu(x, 0.0)
     y += 0
     return y
+
+
+def beside(x: Tensor) -> Tensor:
+    """A rectifier that is told by position that it trains, and not that it works in place."""
+    x = x * 1
+    return torch.rrelu(x[:], 0.25, 0.25, True) + x
 
 
 def without_values(x: Tensor) -> Tensor:
@@ -193,7 +199,9 @@ def test_smooth_and_leaky_rectifiers(make: Callable[[], nn.Module]) -> None:
         check_close(inside.values, expected, 1e-5)
 
 
-@pytest.mark.parametrize("make", [nn.ReLU, lambda: nn.ReLU(True), *ACTIVATIONS, lambda: Call(parts)])
+@pytest.mark.parametrize(
+    "make", [nn.ReLU, lambda: nn.ReLU(True), *ACTIVATIONS, lambda: Call(parts), lambda: Call(beside)]
+)
 def test_the_forward_output_is_never_changed(make: Callable[[], nn.Module]) -> None:
     model, image = TwoLayers(make), images(2, 2, 7, 6)
     expected, outputs = model(image), []

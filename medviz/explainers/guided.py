@@ -125,7 +125,7 @@ class _Mode(TorchFunctionMode):
         if func not in _RECTIFIERS and not (func in _CLAMPS and _clamps_at_zero(args, kwargs)):
             return func(*args, **kwargs)
         x = args[0] if args else kwargs.get("input")
-        if not (isinstance(x, Tensor) and x._is_view() and x.requires_grad and _in_place(func, args, kwargs)):
+        if not (isinstance(x, Tensor) and x._is_view() and x.requires_grad and _in_place(func, kwargs)):
             return self._gated(func(*args, **kwargs))
         # the gradient of a view that was changed in place goes to its base, past a hook on the view
         changed = self._gated(func(x.clone(), *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
@@ -155,8 +155,9 @@ def _is_with_zeros(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return len(both) == 2 and any(not value.requires_grad and not value.any() for value in both)
 
 
-def _in_place(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    return func.__name__.endswith("_") or bool(kwargs.get("inplace")) or any(a is True for a in args[1:])
+def _in_place(func: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether the input is changed; torch hands on `inplace` by its name, however it was given."""
+    return func.__name__.endswith("_") or bool(kwargs.get("inplace"))
 
 
 def _is_suspect(module: nn.Module) -> bool:

@@ -54,7 +54,7 @@ def module_of(model: nn.Module, name: str) -> nn.Module:
 
 def _at(model: nn.Module, name: str) -> nn.Module | None:
     """Return the module called `name`; to list all names takes longer than a small part of a pass."""
-    found: nn.Module | None = model if name else None
+    found: nn.Module | None = model
     for part in name.split("."):
         found = None if found is None else dict(found._modules.items()).get(part)
     return found
