@@ -60,3 +60,22 @@ class Box:
     def gather(self, starts: Starts, size: Sequence[int], outside: float = 0.0) -> Tensor:
         """Return other boxes of the changed maps, `(M, C, *size)`: arguments as for `copying.cut`."""
         return cut_changed(self.clean, self.block, self.starts, starts, size, outside)
+
+
+@attrs.frozen(eq=False)
+class Same:
+    """M copies of one value that no patch changes, such as a position embedding that is expanded to the batch.
+
+    Args:
+        clean: the value, `(1, …)`.
+        rows: M.
+    """
+
+    clean: Tensor
+    rows: int
+
+    def whole(self) -> Tensor:
+        """Return the M copies, `(M, …)`, without memory for each."""
+        return self.clean.expand(self.rows, *self.clean.shape[1:])
+
+    outline = whole

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, fx, nn
 
-from medviz.incremental.boxes import Box
+from medviz.incremental.boxes import Box, Same
 from medviz.incremental.graph import as_graph, is_new, is_relu, last_uses
 from medviz.incremental.nodes import (
     Call,
@@ -22,7 +22,7 @@ from medviz.incremental.nodes import (
     on_a_copy,
     operation,
 )
-from medviz.incremental.rules import Rules, flat, is_alike, is_elementwise, weight_of
+from medviz.incremental.rules import Rules, flat, is_elementwise, weight_of
 
 _DENSE = 0.75  # of a map: from there on, whole maps are quicker
 # how many multiplications of a convolution take as long, on a CPU, as to make one value, and to place one box
@@ -73,7 +73,7 @@ class Step:
         """Return how long each row of its value took, in multiplications of a convolution or linear layer."""
         values = [one.block if isinstance(one, Box) else one for one in flat([value])]
         tensors = [one for one in values if isinstance(one, Tensor) and one.ndim and len(one)]
-        each = sum(one.numel() / len(one) for one in tensors if len(one) == 1 or not is_alike(one))
+        each = sum(one.numel() / len(one) for one in tensors)
         weight = clean[self.weight] if isinstance(self.weight, fx.Node) else self.weight
         with_each = weight.shape[1:].numel() if isinstance(weight, Tensor) and weight.ndim > 1 else 0
         return each * (_VALUE + with_each) if self.node.op in _CALLS else 0.0
@@ -189,7 +189,9 @@ class Incremental:
             return None if made == clean else made  # the number of rows is another one now; most sizes are not
         first = node.args[0] if node.args else None
         run = step.run if isinstance(first, fx.Node) and first in values else step.run_clean
-        if node.op != "output" and all(n not in values or is_fact(n) or is_alike(values[n]) for n in inputs):
+        if node.op != "output" and all(
+            n not in values or is_fact(n) or isinstance(values[n], Box | Same) for n in inputs
+        ):
             made = self._rules(node, step.module, *arguments(node, inputs), clean, run)
             if made is not None:
                 return made
@@ -217,12 +219,12 @@ def _relu_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _whole(value: Any) -> Any:
     """A whole value: that of the patched copies, or what does not depend on the image, as the model made it."""
-    return value.whole() if isinstance(value, Box) else value
+    return value.whole() if isinstance(value, Box | Same) else value
 
 
 def _outline(value: Any) -> Any:
     """What is asked for its size or type: the same as the whole value has."""
-    return value.outline() if isinstance(value, Box) else value
+    return value.outline() if isinstance(value, Box | Same) else value
 
 
 def _row_bytes(value: Any) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from medviz.finite import all_finite
 from medviz.incremental import resizing, windows
-from medviz.incremental.boxes import Box
+from medviz.incremental.boxes import Box, Same
 from medviz.incremental.copying import cut
 from medviz.incremental.geometry import Size, Starts, fraction, inside, kept, union, within
 from medviz.incremental.nodes import Call
@@ -239,39 +239,29 @@ def _block(value: Any, starts: Starts, size: Size, shape: Size) -> Any:
     if isinstance(value, Box):
         same = value.size == size and (value.starts == starts).all()
         return value.block if same else value.gather(starts, size)
+    value = value.clean if isinstance(value, Same) else value
     if not isinstance(value, Tensor):
         return value if isinstance(value, int | float) else None
     value = value[(None,) * (len(shape) + 2 - value.ndim)]  # PyTorch puts missing axes first
     space = tuple(value.shape[2:])
-    if (
-        not is_alike(value)
-        or len(space) != len(shape)
-        or any(n not in (1, m) for n, m in zip(space, shape, strict=True))
-    ):
+    if len(value) > 1 or len(space) != len(shape) or any(n not in (1, m) for n, m in zip(space, shape, strict=True)):
         return None
     if set(space) == {1} and set(shape) != {1}:
-        return value[:1]  # the same at every voxel
-    return cut(value[:1].expand(1, -1, *shape), starts, size)
+        return value  # the same at every voxel
+    return cut(value.expand(1, -1, *shape), starts, size)
 
 
-def is_alike(value: Any) -> bool:
-    """Return whether all copies have a value in common, but for a box: a box itself, or a tensor with equal rows."""
-    if isinstance(value, Tensor):
-        return bool(value.ndim) and (len(value) == 1 or (value.layout == torch.strided and value.stride(0) == 0))
-    return isinstance(value, Box)
-
-
-def _repeated(made: Any, source: Any, clean: Tensor) -> Tensor | None:
-    """Return what is repeated for each copy without memory for each; None where not just rows are repeated."""
+def _repeated(made: Any, source: Any, clean: Tensor) -> Same | None:
+    """Return what is repeated for each copy; None where not just rows are repeated."""
     known = isinstance(source, Tensor) and isinstance(made, Tensor) and clean.shape[:1] == (1,)
     if not known or made.shape[1:] != clean.shape[1:] or (source.ndim == made.ndim and len(source) > 1):
         return None
-    return clean.expand_as(made)
+    return Same(clean, len(made))
 
 
 def _has_tensor(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    return any(isinstance(value, Tensor | Box) for value in flat([*args, *kwargs.values()]))
+    return any(isinstance(value, Tensor | Box | Same) for value in flat([*args, *kwargs.values()]))
 
 
 def _has_box(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    return any(isinstance(value, Box) for value in flat([*args, *kwargs.values()]))
+    return any(isinstance(value, Box | Same) for value in flat([*args, *kwargs.values()]))
