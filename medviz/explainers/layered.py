@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -174,8 +174,18 @@ def _token_grid(tokens: int, image: tuple[int, ...], layer: str) -> tuple[int, .
             break
     raise ValueError(
         f"`layer` {layer!r} returns {tokens} tokens for an image {image}, and "
-        f"{'several grids fit: ' + str(sorted(grids)[:4]) if grids else 'no grid fits'}; give `reshape=(…)`."
+        f"{'several grids fit: ' + str(_likely(grids, image)[:4]) if grids else 'no grid fits'}; give `reshape=(…)`."
     )
+
+
+def _likely(grids: Collection[tuple[int, ...]], image: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return grids, those first whose patches are nearest to cubes."""
+
+    def stretched(grid: tuple[int, ...]) -> float:
+        patch = [n / cells for n, cells in zip(image, grid, strict=True)]
+        return max(patch) / min(patch)
+
+    return sorted(sorted(grids), key=stretched)
 
 
 def _grids(tokens: int, image: tuple[int, ...], cubic: bool) -> list[tuple[int, ...]]:

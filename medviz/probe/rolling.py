@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 from typing import Any
@@ -17,6 +18,7 @@ from medviz.probe.outputs import first_tensor
 from medviz.probe.starts import Starts, is_its_own
 
 _log = logging.getLogger("medviz")
+_FIXED_GRIDS = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 _TAIL = 50  # modules, the last that a model defines, whose outputs may start the graph: each start takes time
 
 
@@ -28,10 +30,15 @@ class _Seen:
     module: nn.Module
     shape: torch.Size | None
     spatial: bool
+    handed_on: bool = False  # it returns what another one has returned
 
     @property
     def elements(self) -> int:
         return math.prod(self.shape or ())
+
+    @property
+    def cells(self) -> int:
+        return math.prod((self.shape or ())[2:])
 
     @property
     def parametrised(self) -> bool:
@@ -78,7 +85,9 @@ class RollingCut:
         name, starts = self._names[id(module)]
         tensor = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
         shape = None if tensor is None else tensor.shape
-        spatial = shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1
+        spatial = (
+            shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1 and not self._is_spread(given)
+        )
         seen = _Seen(name, module, shape, spatial)
         self.seen.append(seen)
         if tensor is None or not spatial or len(tensor) != self.batch or self._is_handed_on(tensor, seen):
@@ -87,16 +96,32 @@ class RollingCut:
         self._last, self._version = seen, _version(self.tensor)
         return None if self.tensor is tensor else hand_on(output, tensor, self.tensor, [module])
 
+    def _is_spread(self, given: tuple[Any, ...]) -> bool:
+        """Whether a layer is given a single cell, so that the cells it returns say nothing of where in the image."""
+        args = given[0]
+        source = args[0] if args else None
+        return isinstance(source, Tensor) and source.ndim == self.ndim and source.shape[2:].numel() == 1
+
     def _is_handed_on(self, tensor: Tensor, seen: _Seen) -> bool:
-        """Whether a container hands on the output of its last child: the outermost name stands for both."""
+        """Whether a container hands on the output of its last child: the outermost name stands for both.
+
+        Not where another child goes on from there, such as a pooling layer whose output is returned beside it: the
+        score may leave by that one.
+        """
         if tensor is not self.tensor or _version(tensor) != self._version:
             return False
-        if self._last is not None and self._last.name.startswith(f"{seen.name}."):
-            self._last.spatial = False
+        last = self._last
+        if last is not None and last.name.startswith(f"{seen.name}.") and not self._goes_on(last, seen):
+            last.spatial = False
             self._last = seen
         else:
-            seen.spatial = False
+            seen.spatial, seen.handed_on = False, True
         return True
+
+    def _goes_on(self, last: _Seen, container: _Seen) -> bool:
+        after = itertools.takewhile(lambda s: s is not last, reversed(self.seen[:-1]))
+        inside = (s.name for s in after if s.name.startswith(f"{container.name}.") and not s.handed_on)
+        return any(not last.name.startswith(f"{name}.") for name in inside)
 
     def _start(self, tensor: Tensor, module: nn.Module, given: tuple[Any, ...], output: Any) -> Tensor:
         """Return the start of the graph: `tensor` where it can be one; and itself where the graph begins elsewhere."""
@@ -143,10 +168,17 @@ class RollingCut:
                 f"token layers end with {[seen.name for seen in tokens][-4:]}."
             )
         mixed = spatial and any(seen.channels_last for seen in self.seen)
-        if mixed and self._channel_axis(self.seen[spatial[-1]]) != 1:
+        axis = self._channel_axis(self.seen[spatial[-1]]) if mixed else 1
+        if axis == -1:
             raise ValueError(
                 "`layer` cannot be chosen for a model that works on (B, *s, C), channels last; name one, with "
                 'reshape="channels_last".'
+            )
+        if axis is None:
+            last = self.seen[spatial[-1]]
+            raise ValueError(
+                f"`layer` cannot be chosen: whether the channels of {last.name!r}, {_plain(last.shape)}, come first or "
+                'last, nothing tells. Name a layer, with reshape="channels_last" if that is where they are.'
             )
         if not spatial:
             raise ValueError("no layer of the model returns a spatial extent (B, K, *s); nothing can be mapped.")
@@ -157,11 +189,13 @@ class RollingCut:
 
     def _coarsest(self) -> str:
         parametrised = [i for i, seen in enumerate(self.seen) if seen.parametrised]
-        before = [seen for seen in self.seen[: parametrised[-1] if parametrised else 0] if seen.spatial and seen.shape]
+        before = [seen for seen in self.seen[: parametrised[-1] if parametrised else 0] if seen.spatial]
         if not before:
             raise ValueError("no spatial layer comes before the model's last layer; name one with `layer`.")
-        coarsest = min(math.prod(seen.shape[2:]) for seen in before if seen.shape)
-        return [seen.name for seen in before if seen.shape and math.prod(seen.shape[2:]) == coarsest][-1]
+        made_by = {seen.cells: seen.module for seen in reversed(before)}  # each grid, by the first layer that has it
+        # a pooling to a fixed grid is a branch that the others go past, as in a pyramid of them
+        grids = [cells for cells, module in made_by.items() if not isinstance(module, _FIXED_GRIDS)] or list(made_by)
+        return [seen.name for seen in before if seen.cells == min(grids)][-1]
 
     def _is_tokens(self, seen: _Seen) -> bool:
         return seen.shape is not None and len(seen.shape) == 3 and seen.shape[0] == self.batch and seen.shape[1] > 1

@@ -1,0 +1,121 @@
+"""Which layer is taken where none is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import check_close, images
+from torch import Tensor, nn
+
+import medviz
+
+
+def chosen(model: nn.Module, image: Tensor, target: Any = 1, method: str = "gradcam") -> str:
+    """Return the automatic layer, after a look at its map: the one that is made where the layer is named."""
+    attribution = medviz.explain(model, image, method, target)
+    (name,) = attribution.provenance["layers"]
+    named = medviz.get_explainer(method, layer=name)(model, image, target)
+    check_close(attribution.raw, named.raw)
+    return str(name)
+
+
+class Pooled(nn.Module):
+    """As those of transformers: the features, and beside them what the classifier reads."""
+
+    def __init__(self, aside: bool) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())
+        self.pooler, self.aside = nn.AdaptiveAvgPool2d(1), aside
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.encoder(x)
+        return (features, self.pooler(features)) if self.aside else features
+
+
+class Wrapped(nn.Module):
+    def __init__(self, aside: bool) -> None:
+        super().__init__()
+        self.backbone, self.classifier = Pooled(aside), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.backbone(x)
+        pooled = found[1] if isinstance(found, tuple) else found.mean((2, 3), keepdim=True)
+        scores: Tensor = self.classifier(pooled.flatten(1))
+        return scores
+
+
+@pytest.mark.parametrize("method", ["gradcam", "ablationcam"])
+@pytest.mark.parametrize(("aside", "name"), [(True, "backbone.encoder"), (False, "backbone")])
+def test_a_container_stands_for_its_last_layer_unless_the_score_leaves_by_another(
+    aside: bool, name: str, method: str
+) -> None:
+    assert chosen(Wrapped(aside), images(1, 2, 9, 8), method=method) == name
+
+
+class Pyramid(nn.Module):
+    """As PSPNet: the features go on beside what is pooled of them to grids of a fixed size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(2, 4, 3, stride=4), nn.ReLU())
+        self.branches = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(n), nn.Conv2d(4, 2, 1)) for n in (1, 2, 3))
+        self.bottleneck, self.logits = nn.Conv2d(10, 4, 3, padding=1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)
+        pooled = [F.interpolate(branch(features), size=features.shape[2:]) for branch in self.branches]
+        joined = torch.relu(self.bottleneck(torch.cat([features, *pooled], 1)))
+        return F.interpolate(self.logits(joined), size=x.shape[2:])
+
+
+def test_a_branch_that_is_pooled_to_a_fixed_grid_is_not_the_coarsest() -> None:
+    assert chosen(Pyramid(), images(1, 2, 32, 32), medviz.SegmentationTarget(1)) == "bottleneck"
+
+
+def test_where_all_is_pooled_to_a_fixed_grid_that_one_is_taken() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+    assert chosen(model, images(1, 2, 9, 8), medviz.SegmentationTarget(1)) == "2"
+
+
+def test_cells_that_are_made_of_a_single_one_are_no_place() -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, stride=4), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.ReLU()),  # 8 × 8, 2 × 2, 1 × 1
+        *(nn.ZeroPad2d(1), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 3)),  # 3 × 3, of which 8 cells are padding
+    )
+    assert chosen(model, images(1, 2, 8, 8)) == "1"
+
+
+def test_where_nothing_tells_which_axis_holds_the_channels_both_are_offered() -> None:
+    class Unclear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.grid, self.norm = nn.Linear(2, 6), nn.Conv2d(2, 6, 4, stride=4), nn.LayerNorm(6)
+            self.mix, self.head = nn.Identity(), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.norm(self.grid(x).movedim(1, -1))
+            grid = self.mix(tokens.movedim(-1, 1) + self.table(torch.ones(1, 2)).view(1, 6, 1, 1))
+            scores: Tensor = self.head(grid.mean((2, 3)))
+            return scores
+
+    with pytest.raises(ValueError, match=r"the channels of 'mix', \(1, 6, 2, 2\), come first or last, nothing tells"):
+        medviz.explain(Unclear(), images(1, 2, 8, 8), "gradcam", 1)
+    assert medviz.explain(Unclear(), images(1, 2, 8, 8), "gradcam:layer=mix", 1).raw.shape == (1, 1, 2, 2)
+
+
+def test_of_several_grids_those_of_cubic_patches_are_shown_first() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.block, self.head = nn.Conv2d(1, 4, (6, 2), (6, 2)), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.head(self.block(self.patches(x).flatten(2).movedim(1, 2)).mean(1))
+            return scores
+
+    # 64 tokens: patches of 3 × 4 voxels, of 6 × 2, or of 12 × 1
+    with pytest.raises(ValueError, match=r"several grids fit: \[\(16, 4\), \(8, 8\), \(4, 16\)\]"):
+        medviz.explain(Tokens(), images(1, 1, 48, 16), "gradcam:layer=block", 1)
