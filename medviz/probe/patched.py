@@ -15,6 +15,7 @@ from medviz.incremental.boxes import Box
 from medviz.incremental.copying import cut
 from medviz.incremental.engine import Incremental
 from medviz.probe.failures import is_out_of_memory
+from medviz.probe.gradients import wide
 from medviz.probe.guard import untouched
 from medviz.probe.models import modules
 from medviz.probe.outputs import select
@@ -231,7 +232,7 @@ def _tried(rows: Patched) -> tuple[Tensor, Tensor]:
 def _compare(made: Tensor, expected: Tensor, tolerance: float) -> None:
     # each output by itself: one that is huge must not hide what happens to the others; but of many, some are near zero
     # by chance, where only rounding is left
-    largest, error = (_of_each_output(value) for value in (expected, made - expected))
+    largest, error = (wide(_of_each_output(value)) for value in (expected, made - expected))
     if not (error <= tolerance * largest.clamp_min(largest.median())).all():
         raise _RefusedError(f"incremental inference differs by {float(error.max()):.1e}")
 
