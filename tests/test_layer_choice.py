@@ -88,6 +88,11 @@ def test_cells_that_are_made_of_a_single_one_are_no_place() -> None:
     assert chosen(model, images(1, 2, 8, 8)) == "1"
 
 
+def test_padding_is_no_layer_to_look_at() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2), nn.ZeroPad2d((0, 2, 0, 1)), nn.Flatten(), nn.Linear(80, 3))
+    assert chosen(model, images(1, 2, 7, 7)) == "0"
+
+
 def test_where_nothing_tells_which_axis_holds_the_channels_both_are_offered() -> None:
     class Unclear(nn.Module):
         def __init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import padding
 
 from medviz.probe.cut import Cut
 from medviz.probe.layers import Layer, channel_axis, hand_on, hooked, works_along_last
@@ -18,6 +19,8 @@ from medviz.probe.outputs import first_tensor
 from medviz.probe.starts import Starts, is_its_own
 
 _log = logging.getLogger("medviz")
+# they move the map, and add cells that say nothing
+_PADDINGS = tuple(getattr(padding, f"_{kind}PadNd") for kind in ("Circular", "Constant", "Reflection", "Replication"))
 _FIXED_GRIDS = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 _TAIL = 50  # modules, the last that a model defines, whose outputs may start the graph: each start takes time
 
@@ -85,9 +88,8 @@ class RollingCut:
         name, starts = self._names[id(module)]
         tensor = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
         shape = None if tensor is None else tensor.shape
-        spatial = (
-            shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1 and not self._is_spread(given)
-        )
+        spatial = shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1
+        spatial = spatial and not (isinstance(module, _PADDINGS) or self._is_spread(given))
         seen = _Seen(name, module, shape, spatial)
         self.seen.append(seen)
         if tensor is None or not spatial or len(tensor) != self.batch or self._is_handed_on(tensor, seen):
