@@ -370,6 +370,16 @@ class Wired(nn.Module):
             y = self.table.expand(x.size(0), -1, -1, -1) * 2
             y += x
             x = y * self.b(x)
+        elif self.how == "a table that is read by others alone":
+            y = self.table.expand(x.size(0), -1, -1, -1).clone()
+            y += x
+            x = self.c(y)
+        elif self.how == "rows as channels":
+            rows, channels, *sizes = x.shape
+            mixed = F.batch_norm(x.view(1, rows * channels, *sizes), None, None, training=True)
+            x = x * mixed.view(rows, channels, *sizes)
+        elif self.how == "the same shape":
+            x = self.b(x.reshape(x.shape[0], 3, *x.shape[2:])).view(x.shape)
         elif self.how == "gate":
             x = x * self.gate(x)
         elif self.how == "keywords":
@@ -382,7 +392,8 @@ class Wired(nn.Module):
 
 
 WIRES = ["cat", "add", "iadd", "in place", "two names", "same", "sizes", "numbers", "functions", "shared", "read twice"]
-WIRES += ["a table first", "gate", "keywords"]
+WIRES += ["a table first", "a table that is read by others alone", "rows as channels", "the same shape"]
+WIRES += ["gate", "keywords"]
 
 
 @pytest.mark.parametrize("how", [*WIRES, "mean", "flatten"])
@@ -869,13 +880,21 @@ def test_a_difference_is_seen_beside_a_huge_output(caplog: pytest.LogCaptureFixt
 
 
 def test_outputs_that_are_near_zero_by_chance_are_held_to_no_finer_rounding() -> None:
-    expected = torch.linspace(-1, 1, 1001).repeat(3, 1)  # the one in the middle is 0
+    expected = torch.linspace(-1, 1, 1000).repeat(3, 1)  # those in the middle are ±0.001
     _compare(expected + 1e-7, expected, 1e-5)
     for output, error in ((500, 1e-4), (0, 1e-4)):
         made = expected.clone()
         made[1, output] += error
         with pytest.raises(_RefusedError, match="differs by"):
             _compare(made, expected, 1e-5)
+
+
+def test_a_small_output_is_not_hidden_by_many_large_ones() -> None:
+    expected = torch.cat([torch.full((3, 1), 0.5), torch.full((3, 9), 1e6)], 1)
+    made = expected.clone()
+    made[:, 0] += 0.01
+    with pytest.raises(_RefusedError, match="differs by"):
+        _compare(made, expected, 1e-5)
 
 
 def test_growth_tells_how_far_from_exact_it_is(caplog: pytest.LogCaptureFixture) -> None:

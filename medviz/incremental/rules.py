@@ -51,7 +51,7 @@ _POOLS: dict[Any, type[nn.Module]] = {
     **{F.max_pool2d: nn.MaxPool2d, torch.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d},
     **{F.max_pool3d: nn.MaxPool3d, torch.max_pool3d: nn.MaxPool3d, F.avg_pool3d: nn.AvgPool3d},
 }
-_LEFT = 0.01  # of the magnitudes that make up a mean: above it, a difference of means keeps all but two digits
+_LEFT = 0.1  # of the magnitudes that make up a mean: above it, a difference of means keeps all but one digit
 _POOLS_ALIKE = 5  # arguments up to which the function takes them in the order of the layer
 _Window = windows.Window | windows.Transposed | resizing.Resized
 
@@ -102,11 +102,7 @@ class Rules:
         voxelwise = is_elementwise(node, module) or self._is_along_channels(node, module, args, kwargs)
         if args[0] is boxes[0] and voxelwise and not _has_tensor(args[1:], kwargs):
             return Box(clean, run((boxes[0].block, *args[1:]), kwargs), boxes[0].reach)
-        if (
-            node.target in ("view", "reshape", torch.reshape)
-            and args[0] is boxes[0]
-            and clean.shape == boxes[0].clean.shape
-        ):
+        if args[0] is boxes[0] and _keeps_shape(node, args, kwargs, boxes[0], clean):
             return attrs.evolve(boxes[0], clean=clean)
         window = self._window(node, module, args, kwargs)
         if window is not None:
@@ -242,6 +238,8 @@ def _block(value: Any, starts: Starts, size: Size, shape: Size) -> Any:
     value = value.clean if isinstance(value, Same) else value
     if not isinstance(value, Tensor):
         return value if isinstance(value, int | float) else None
+    if not value.ndim:
+        return value  # as it is: unlike others, it never decides the precision of the result
     value = value[(None,) * (len(shape) + 2 - value.ndim)]  # PyTorch puts missing axes first
     space = tuple(value.shape[2:])
     if len(value) > 1 or len(space) != len(shape) or any(n not in (1, m) for n, m in zip(space, shape, strict=True)):
@@ -251,12 +249,19 @@ def _block(value: Any, starts: Starts, size: Size, shape: Size) -> Any:
     return cut(value.expand(1, -1, *shape), starts, size)
 
 
+def _keeps_shape(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], box: Box, clean: Tensor) -> bool:
+    """Return whether an operation gives a map the shape that it has, which does not mix rows with channels either."""
+    if node.target not in ("view", "reshape", torch.reshape) or kwargs or clean.shape != box.clean.shape:
+        return False
+    return flat(args[1:])[0] in (-1, len(box.block))
+
+
 def _repeated(made: Any, source: Any, clean: Tensor) -> Same | None:
     """Return what is repeated for each copy; None where not just rows are repeated."""
     known = isinstance(source, Tensor) and isinstance(made, Tensor) and clean.shape[:1] == (1,)
     if not known or made.shape[1:] != clean.shape[1:] or (source.ndim == made.ndim and len(source) > 1):
         return None
-    return Same(clean, len(made))
+    return Same(made[:1], len(made))
 
 
 def _has_tensor(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
