@@ -96,7 +96,7 @@ def incremental() -> str:
         text(44, 34, "clean map, made once", "ink", "start"),
         rect(204, 24, 12, 12, "kept", 1),
         text(224, 34, "what the window can change: run again for each window", "ink", "start"),
-        text(x + 254, 34, f"{share:.0%} of the multiplications", "hot bold", "end"),
+        text(x + 254, 34, f"{share:.0%} of the work", "hot bold", "end"),
     ]
     return drawing(x + 274, 268, "Only what a window can change is run again.", shapes)
 
