@@ -12,6 +12,7 @@ import attrs
 from medviz import plugin_strings
 from medviz.hookspecs import Plugin
 from medviz.registry import ENTRY, Entry, entries, resolve
+from medviz.validators import as_python
 
 
 def origin(plugin: Plugin | type) -> Entry:
@@ -72,7 +73,7 @@ def parameters(plugin: Plugin) -> dict[str, tuple[Any, Any, str]]:
     if not attrs.has(cls):
         arguments = inspect.signature(cls).parameters.values()
         named = [a for a in arguments if a.kind not in (a.VAR_POSITIONAL, a.VAR_KEYWORD)]
-        return {a.name: (getattr(plugin, a.name), a.default, "") for a in named if hasattr(plugin, a.name)}
+        return {a.name: (as_python(getattr(plugin, a.name)), a.default, "") for a in named if hasattr(plugin, a.name)}
     found = {}
     for f in (f for f in attrs.fields(cls) if f.init):
         default = f.default
@@ -82,5 +83,5 @@ def parameters(plugin: Plugin) -> dict[str, tuple[Any, Any, str]]:
         if callable(f.converter) and not kind:
             with contextlib.suppress(Exception):  # a default need not be one that can be given
                 default = f.converter(default)
-        found[f.alias] = (getattr(plugin, f.name), default, kind)
+        found[f.alias] = (as_python(getattr(plugin, f.name)), default, kind)
     return found

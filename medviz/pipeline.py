@@ -27,7 +27,7 @@ from medviz.probe.batching import BatchSize, check_batch_size
 from medviz.probe.compiled import check_compiled
 from medviz.probe.models import mixes_rows, unwrap
 from medviz.relay import as_wrappers, run_explainer
-from medviz.targets import as_targets, take
+from medviz.targets import FixedTarget, as_targets, take
 from medviz.tensors import resize
 
 _log = logging.getLogger("medviz")
@@ -92,7 +92,7 @@ def explain(
     if isinstance(model_args, Tensor | PerImage) or not isinstance(model_args, Sequence):
         raise TypeError(f"`model_args` is a {type(model_args).__name__}; expected a list or tuple: (argument,).")
     arguments = ModelArguments(tuple(model_args), dict(model_kwargs or {})).of(len(images))
-    check_batch_size(batch_size)
+    batch_size = check_batch_size(batch_size)
     check_compiled(compiled)
     around = as_wrappers(wrappers)
     for asked in chosen:
@@ -118,6 +118,8 @@ def explain(
         part = None if affines is None else affines[index.numpy()]
         taken = [(one.label, take(one, index, len(images))) for one in targets]
         with probe:
+            if not batches:  # once for all of them
+                _mention_probabilities(probe.output)
             batches.append(list(_results(probe, chosen, taken, rows, part, index, around, how)))
     results = [_join(parts) for parts in zip(*batches, strict=True)]
     return results if several else results[0]
@@ -143,8 +145,6 @@ def _explainers(explainers: Any) -> list[_Asked]:
     chosen = [registry.resolve("explainers", one) for one in given]
     asked = []
     for explainer in chosen:
-        if not isinstance(explainer, Explainer):
-            raise PluginError(f"`explainers` holds {explainer!r}; expected a name or an instance of medviz.Explainer.")
         entry, text = naming.origin(explainer), naming.describe(explainer)
         asked.append(_Asked(_seeded(explainer), text, entry))
     return asked
@@ -200,8 +200,7 @@ def _results(
     how: Mapping[str, Any],
 ) -> Iterator[Attribution]:
     fixed = [(label, probe.fix(target)) for label, target in targets]
-    _mention_probabilities(probe.output)
-    one_output = probe.output.shape[1] == 1
+    several_outputs = probe.output.shape[1] > 1
     scores = {target: tuple(probe.scores(target).tolist()) for _, target in fixed}
     kept = images.to("cpu", copy=True)  # not before the forward pass, whose peak it would raise
     for asked in explainers:
@@ -215,13 +214,17 @@ def _results(
                 image=kept,
                 signed=explainer.signed,
                 target=label,
-                classes=None if target.classes is None or one_output else tuple(target.classes.tolist()),
+                classes=_classes(target) if several_outputs else None,
                 scores=scores[target],
                 raw=raw.to("cpu", copy=True),  # each target's own
                 affine=affine,
                 index=tuple(index.tolist()),
                 provenance=_provenance(probe, asked, how),
             )
+
+
+def _classes(target: FixedTarget) -> tuple[int, ...] | None:
+    return tuple(target.classes.tolist()) if target.is_class and target.classes is not None else None
 
 
 def _kept(values: Tensor, images: Tensor, explainer: Explainer) -> Tensor:

@@ -15,6 +15,7 @@ from medviz.contract import check_class
 from medviz.errors import PluginError, suggest
 from medviz.hookspecs import KINDS, Explainer, Occluder, Plugin, Reader, Renderer, Sink
 from medviz.metadata import normalise
+from medviz.validators import as_python
 
 ENTRY = "_medviz_entry"  # the attribute of an instance that keeps what it was got by
 _preferred: tuple[str, ...] | None = None
@@ -95,7 +96,7 @@ def prefer(*packages: str) -> None:
     _preferred = _known_packages(packages)
 
 
-def get(kind: str, name: str, **parameters: Any) -> Plugin:
+def get(kind: str, name: str, /, **parameters: Any) -> Plugin:
     """Return a configured instance of the plugin `name`, which may be `package/name` or a whole plugin string.
 
     Raises:
@@ -106,27 +107,27 @@ def get(kind: str, name: str, **parameters: Any) -> Plugin:
     return _build(entry, {**written, **parameters})
 
 
-def get_explainer(name: str, **parameters: Any) -> Explainer:
+def get_explainer(name: str, /, **parameters: Any) -> Explainer:
     """Return a configured explainer: `get_explainer("gradcampp", layer="layer4")`; see `get`."""
     return cast(Explainer, get("explainers", name, **parameters))
 
 
-def get_occluder(name: str, **parameters: Any) -> Occluder:
+def get_occluder(name: str, /, **parameters: Any) -> Occluder:
     """Return a configured occluder; see `get`."""
     return cast(Occluder, get("occluders", name, **parameters))
 
 
-def get_renderer(name: str, **parameters: Any) -> Renderer:
+def get_renderer(name: str, /, **parameters: Any) -> Renderer:
     """Return a configured renderer; see `get`."""
     return cast(Renderer, get("renderers", name, **parameters))
 
 
-def get_sink(name: str, **parameters: Any) -> Sink:
+def get_sink(name: str, /, **parameters: Any) -> Sink:
     """Return a configured sink; see `get`."""
     return cast(Sink, get("sinks", name, **parameters))
 
 
-def get_reader(name: str, **parameters: Any) -> Reader:
+def get_reader(name: str, /, **parameters: Any) -> Reader:
     """Return a configured reader; see `get`."""
     return cast(Reader, get("readers", name, **parameters))
 
@@ -210,7 +211,7 @@ def _build(entry: Entry, parameters: Mapping[str, Any]) -> Plugin:
             if f.default is attrs.NOTHING and f.alias not in parameters:
                 raise PluginError(f"{entry.full_name!r} needs `{f.alias}`: {entry.name}:{f.alias}=…")
     try:
-        made = plugin(**parameters)
+        made = plugin(**{name: as_python(value) for name, value in parameters.items()})
     except Exception as err:
         cause = err.args[0] if err.args and isinstance(err, TypeError | ValueError) else f"{type(err).__name__}: {err}"
         raise PluginError(f"{entry.full_name!r} rejects its parameters {_shown(parameters)}: {cause}") from err

@@ -34,9 +34,6 @@ def as_wrappers(wrappers: Wrappers) -> tuple[Wrapper, ...]:
     if isinstance(wrappers, str | Wrapper) or not isinstance(wrappers, Iterable):
         raise TypeError(f"`wrappers` is a list; write {[wrappers] if wrappers else []!r}.")
     resolved = tuple(registry.resolve("wrappers", wrapper) for wrapper in wrappers)
-    for wrapper in resolved:
-        if not isinstance(wrapper, Wrapper):
-            raise PluginError(f"{wrapper!r} is not a medviz.Wrapper.")
     if len({id(wrapper) for wrapper in resolved}) < len(resolved):
         raise PluginError(f"`wrappers` names one instance twice: {list(resolved)}.")
     return resolved

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medviz.targets import FixedTarget, Target, check_classes
 from medviz.tensors import as_tensor, plain
-from medviz.validators import of_type
+from medviz.validators import as_python, of_type
 
 _log = logging.getLogger("medviz")
 # what PyTorch compares with 0, which it does not do with unsigned integers of 16 bits and more
@@ -52,7 +52,7 @@ class SegmentationTarget:
             `(B, 1, *S)`: its weights, ≥ 0.
     """
 
-    channel: int = attrs.field(validator=of_type(int))
+    channel: int = attrs.field(converter=as_python, validator=of_type(int))
     mask: Tensor | Literal["predicted", "positive"] | None = attrs.field(default=None, converter=_as_mask)
 
     @property

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from medviz.tensors import as_tensor
-from medviz.validators import of_type
+from medviz.validators import as_python, of_type
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -28,21 +28,21 @@ class FixedTarget:
         score: from an output `(M, …)` and the image that each row belongs to, `(M,)`, to scores `(M,)`.
         classes: the class of each image `(B,)`, on the CPU; None where the target is not one logit.
         sign: −1 where the score is the negative of that logit.
+        is_class: False where that logit is a quantity, and no class.
     """
 
     label: str
     score: Score
     classes: Tensor | None = None
     sign: int = 1
+    is_class: bool = True
 
     def take(self, index: Tensor, images: int) -> FixedTarget:
         """Return the target for some of the images that it was fixed for."""
         if self.classes is not None and len(self.classes) != images:
             raise ValueError(f"`target` {self.label!r} was fixed for {len(self.classes)} images; got {images}.")
         classes = None if self.classes is None else self.classes[index]
-        return FixedTarget(
-            self.label, lambda out, rows: self.score(out, index.to(rows.device)[rows]), classes, self.sign
-        )
+        return attrs.evolve(self, score=lambda out, rows: self.score(out, index.to(rows.device)[rows]), classes=classes)
 
 
 @runtime_checkable
@@ -74,12 +74,8 @@ def as_target(target: Any) -> Target | FixedTarget:
         return target
     if target is None:
         return PredictedTarget()
-    if isinstance(target, bool | str):
-        raise TypeError(f"`target` {target!r} is a {type(target).__name__}; a class is named by its index, an int.")
-    if isinstance(target, int):
+    if isinstance(target, bool | str | int | Tensor) or hasattr(target, "__array__"):
         return ClassTarget(target)
-    if isinstance(target, Tensor) or hasattr(target, "__array__"):
-        return ClassTarget(as_tensor(target))
     if callable(target):
         return CallableTarget(target)
     raise TypeError(
@@ -131,11 +127,15 @@ def named(classes: Sequence[int]) -> str:
 
 
 def _as_classes(index: Any) -> int | Tensor:
-    if isinstance(index, Tensor):
-        if index.is_floating_point() or index.dtype == torch.bool or index.ndim > 1:
-            raise TypeError(f"`target` classes must be integers (B,); got {index.dtype} {tuple(index.shape)}.")
-        return index.detach().cpu().long()
-    return index if isinstance(index, int) else int(index)
+    index = as_python(index)
+    if isinstance(index, int) and not isinstance(index, bool):
+        return index
+    if not isinstance(index, Tensor) and not hasattr(index, "__array__"):
+        raise TypeError(f"`target` {index!r} is a {type(index).__name__}; a class is named by its index, an int.")
+    classes = as_tensor(index)
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool or classes.ndim > 1:
+        raise TypeError(f"`target` classes must be integers (B,); got {classes.dtype} {tuple(classes.shape)}.")
+    return classes.detach().cpu().long()
 
 
 @attrs.frozen(eq=False)
@@ -192,7 +192,7 @@ class BinaryTarget:
 class RegressionTarget:
     """The value number `index` of a network that predicts quantities, such as an age."""
 
-    index: int = attrs.field(default=0, validator=of_type(int))
+    index: int = attrs.field(default=0, converter=as_python, validator=of_type(int))
 
     @property
     def label(self) -> str:
@@ -202,7 +202,8 @@ class RegressionTarget:
     def fix(self, output: Tensor) -> FixedTarget:
         """Take one output value."""
         _need_logits(output, "RegressionTarget")
-        return _one_logit(self.label, torch.tensor(self.index, device="cpu").expand(len(output)), output)
+        column = torch.tensor(self.index, device="cpu").expand(len(output))
+        return attrs.evolve(_one_logit(self.label, column, output), is_class=False)
 
 
 @attrs.frozen(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,3 +59,24 @@ def resize(values: Tensor, size: Sequence[int], align_corners: bool = False) -> 
         return values.clone()
     mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
     return F.interpolate(values, size=tuple(size), mode=mode, align_corners=align_corners)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return `tensor` in float32, or as it is where it is float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """Return `tensor` in float64: on its device or, where that has no such numbers (Apple's GPUs), on the CPU."""
+    return (tensor if _has_float64(tensor.device) else tensor.cpu()).double()
+
+
+@functools.cache
+def _has_float64(device: torch.device) -> bool:
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except torch.OutOfMemoryError:
+        raise  # it says nothing of the device
+    except (TypeError, RuntimeError):
+        return False
+    return True

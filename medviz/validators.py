@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import attrs
@@ -32,7 +33,7 @@ def whole(least: int, below: int | None = None) -> Validator:
     text = f"≥ {least}" + (f" and < {below}" if below is not None else "")
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        good = isinstance(value, int) and not isinstance(value, bool)
+        good = isinstance(value, Integral) and not isinstance(value, bool)
         if not good or value < least or (below is not None and value >= below):
             raise ValueError(f"`{attribute.name}` is an int {text}; got {value!r}.")
 
@@ -58,6 +59,14 @@ def one_of(*allowed: str) -> Validator:
             raise ValueError(f"`{attribute.name}` is {' or '.join(map(repr, allowed))}; got {value!r}.")
 
     return check
+
+
+def as_python(value: Any) -> Any:
+    """Return NumPy's numbers as Python's, also inside of lists and tuples; anything else stays."""
+    if type(value) in (list, tuple):
+        return type(value)(map(as_python, value))
+    numpy = sys.modules.get("numpy")  # where nobody has imported it, there is no number of it
+    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
 
 
 SEED = whole(0, 1 << 32)  # torch's generator on the CPU looks at 32 bits

@@ -125,6 +125,13 @@ def test_big_endian_and_strided_arrays():
     )
 
 
+def test_an_array_that_nobody_may_write_to():
+    image = np.linspace(0, 1, 12, dtype=np.float32).reshape(1, 3, 4)
+    expected = blend_images(image, image)
+    image.flags.writeable = False
+    np.testing.assert_array_equal(blend_images(image, image), expected)
+
+
 def test_a_colour_map_object_is_as_good_as_its_name():
     import matplotlib
 

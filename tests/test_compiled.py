@@ -33,7 +33,7 @@ class Shapes:
         self.modes: list[Any] = []
         self.change = change
 
-    def __call__(self, model: nn.Module, mode: str | None, dynamic: bool) -> nn.Module:
+    def __call__(self, model: nn.Module, mode: str | None, dynamic: bool = False) -> nn.Module:
         self.modes.append(mode)
         shapes = self
 
@@ -81,7 +81,6 @@ def test_a_single_pass_and_gradients_are_not_compiled(monkeypatch: pytest.Monkey
 
 
 def test_where_it_gives_something_else_the_network_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    caplog.set_level("INFO", "medviz")
     monkeypatch.setattr(torch, "compile", Shapes(lambda output: output * 1.01))
     assert torch.equal(explain(METHODS[0], compiled=True), explain(METHODS[0]))
     assert "not compiled: the compiled model's output differs by" in caplog.text
@@ -91,7 +90,6 @@ def test_where_it_fails_the_network_runs_as_it_is(monkeypatch: pytest.MonkeyPatc
     def fail(output: Tensor) -> Tensor:
         raise RuntimeError("no C++ compiler\nand a long story")
 
-    caplog.set_level("INFO", "medviz")
     monkeypatch.setattr(torch, "compile", Shapes(fail))
     assert torch.equal(explain(METHODS[0], compiled=True), explain(METHODS[0]))
     assert caplog.text.count("not compiled: RuntimeError: no C++ compiler") == 1
@@ -122,7 +120,7 @@ def test_the_model_is_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: set(vars(module)) for name, module in model.named_modules()} == attributes
 
 
-@pytest.mark.parametrize("compiled", [1, "", None, ["default"]])
+@pytest.mark.parametrize("compiled", [1, "", None, ["default"], "fastest"])
 def test_wrong_values_are_refused(compiled: Any) -> None:
     with pytest.raises(ValueError, match="`compiled` is True, False or a mode"):
         explain(METHODS[0], compiled=compiled)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import medviz
-from medviz.probe import gradients, perturbed
+from medviz import tensors
+from medviz.probe import perturbed
 from medviz.visualize import blend_images
 
 ELSEWHERE = [device for device in DEVICES if device != "cpu"]
@@ -51,10 +52,10 @@ def narrow() -> Iterator[str]:
     """A device without float64."""
     if not faraway.DEVICES:
         pytest.skip("this PyTorch cannot be told of a device")
-    gradients._has_float64.cache_clear()
+    tensors._has_float64.cache_clear()
     with faraway.there(float64=False):
         yield faraway.NAME
-    gradients._has_float64.cache_clear()
+    tensors._has_float64.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ import torch
 from networks import LAYERED, OURS, explain, images, seeded
 from torch import Tensor, nn
 
+from medviz import tensors
 from medviz.probe import gradients
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -165,9 +166,9 @@ def test_a_device_whose_memory_is_full_is_not_taken_for_one_without_float64(monk
     def full(*_: Any, **__: Any) -> Tensor:
         raise torch.OutOfMemoryError("out of memory")
 
-    gradients._has_float64.cache_clear()
+    tensors._has_float64.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "zeros", full)
         with pytest.raises(torch.OutOfMemoryError):
-            gradients.precise(torch.ones(1))
-    assert gradients.precise(torch.ones(1)).dtype == torch.float64
+            tensors.precise(torch.ones(1))
+    assert tensors.precise(torch.ones(1)).dtype == torch.float64

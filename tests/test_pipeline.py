@@ -345,6 +345,7 @@ class TestContract:
     def test_a_single_output_is_no_class(self, caplog: pytest.LogCaptureFixture) -> None:
         for target in (None, medviz.BinaryTarget(False), 0):
             assert one(Classifier(2, classes=1), self.image, "gradcam", target).classes is None
+        assert one(self.model, self.image, "gradcam", medviz.RegressionTarget(1)).classes is None
         assert one(self.model, self.image, "gradcam", 2).classes == (2, 2)
         assert "probabilities" not in caplog.text
 
@@ -352,7 +353,10 @@ class TestContract:
     def test_a_network_that_ends_in_a_softmax_is_named(self, make: Any, caplog: pytest.LogCaptureFixture) -> None:
         model = nn.Sequential(Classifier(2), make(*[1] * (make is nn.Softmax)))
         explain("gradcam", model, self.image, 1)
-        assert ("the network's outputs are probabilities" in caplog.text) is (make is nn.Softmax)
+        assert caplog.text.count("the network's outputs are probabilities") == (make is nn.Softmax)
+        caplog.clear()
+        explain("gradcam", model, self.image, 1, batch_size=1)
+        assert caplog.text.count("the network's outputs are probabilities") == (make is nn.Softmax)
 
     def test_the_numbers_of_axes_that_a_method_works_for(self) -> None:
         class Flat(Says):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from networks import DEVICES
 from torch import Tensor, nn
 
+import medviz
 from medviz.explainers.occlusion import Occlusion
 from medviz.occluders.constant import Constant
 from medviz.probe import perturbed, quicker
@@ -229,3 +231,20 @@ def test_who_asks_for_deterministic_algorithms_gets_no_clock() -> None:
         assert not quicker.is_timed(gpu)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_rows_at_once_are_those_of_the_windows_that_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of another size run in between: what they took says nothing of these."""
+    sizes: list[int] = []
+    prepared = PatchedPasses.prepared
+
+    def noted(self: PatchedPasses, *args: Any) -> Any:
+        part = prepared(self, *args)
+        assert part is not None
+        sizes.append(part.row_bytes)
+        return part
+
+    monkeypatch.setattr(PatchedPasses, "prepared", noted)
+    methods = [Occlusion(size, 0.5, Constant(0.0)) for size in (8, 3, 8)]
+    medviz.explain(network(), torch.rand(1, 1, 24, 24), methods, 0)
+    assert sizes[0] == sizes[2] > sizes[1]

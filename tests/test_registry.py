@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from helpers_distributions import EXPLAINER, build_wheel, install
@@ -19,6 +20,7 @@ from torch import Tensor
 import medviz
 from medviz import naming, registry
 from medviz.errors import PluginError
+from medviz.explainers.occlusion import Occlusion
 from medviz.hookspecs import KINDS, Explainer, Occluder, Renderer, hookimpl
 
 _OTHER = EXPLAINER.replace("Brightness", "Other")
@@ -285,6 +287,21 @@ def test_text_and_keyword_parameters_are_the_same() -> None:
     written = medviz.get_sink("medviz-xai/png:path=a.png,overwrite=true")
     given = medviz.get_sink("png", path="a.png", overwrite=True)
     assert naming.describe(written) == naming.describe(given) == "png:path=a.png,overwrite=True"
+
+
+def test_numbers_of_numpy_are_written_as_those_of_python() -> None:
+    size, overlap = (np.int64(4), np.uint8(5)), np.float64(0.5)
+    made = medviz.get_explainer("occlusion", mask_size=size, overlap=overlap, per_channel=np.bool_(True))
+    text = naming.describe(made)
+    assert text == "occlusion:mask_size=(4, 5),overlap=0.5,per_channel=True"
+    assert naming.describe(medviz.get_explainer(text)) == text
+    direct = Occlusion(mask_size=np.int64(4), overlap=np.float64(0.25))
+    assert naming.describe(direct) == "occlusion:mask_size=4,overlap=0.25"
+
+
+def test_a_parameter_may_have_any_name() -> None:
+    with pytest.raises(PluginError, match="has no parameter 'name'"):
+        medviz.get_sink("npz", path="a.npz", name="x")
 
 
 @attrs.frozen(eq=False)

@@ -36,6 +36,8 @@ def scores(target: Any, output: Tensor) -> list[float]:
         (np.array([0, 2]), "classes 0 2", [1, 0], [0, 2]),
         (medviz.RegressionTarget(1), "value 1", [5, -3], [1, 1]),
         (medviz.RegressionTarget(), "value 0", [1, 7], [0, 0]),
+        (medviz.RegressionTarget(np.int64(1)), "value 1", [5, -3], [1, 1]),
+        (medviz.ClassTarget(np.array([0, 2])), "classes 0 2", [1, 0], [0, 2]),
     ],
     ids=lambda value: str(value)[:16],
 )
@@ -46,6 +48,12 @@ def test_one_logit(target: Any, label: str, expected: list[float], classes: list
     assert fixed.classes is not None
     assert fixed.classes.tolist() == classes
     assert fixed.sign == 1
+
+
+@pytest.mark.parametrize("index", [1.7, "2", True, None, np.bool_(True), np.float32(1), torch.tensor(1j)], ids=repr)
+def test_a_class_is_an_int(index: Any) -> None:
+    with pytest.raises(TypeError, match=r"a class is named by its index, an int|classes must be integers"):
+        ClassTarget(index)
 
 
 def test_a_fixed_target_reads_any_rows_of_its_images() -> None:

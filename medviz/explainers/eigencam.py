@@ -11,7 +11,7 @@ from torch import Tensor
 from medviz.explainers.layered import LayerExplainer
 from medviz.hookspecs import hookimpl
 from medviz.probe import Probe
-from medviz.probe.gradients import precise
+from medviz.tensors import precise
 
 
 @attrs.frozen(eq=False)

@@ -13,8 +13,8 @@ from torch import Tensor
 from medviz.explainers.sampling import copies
 from medviz.hookspecs import Explainer, hookimpl
 from medviz.probe import Probe
-from medviz.probe.gradients import precise, wide
 from medviz.targets import FixedTarget
+from medviz.tensors import precise, wide
 from medviz.validators import number, whole
 
 _log = logging.getLogger("medviz")

@@ -15,7 +15,7 @@ from medviz.probe import Probe
 from medviz.probe.centres import centres
 from medviz.targets import FixedTarget
 from medviz.tensors import resize
-from medviz.validators import of_type
+from medviz.validators import as_python, of_type
 
 Reshape = Callable[[Tensor], Tensor] | Sequence[int] | str | None
 
@@ -39,6 +39,7 @@ def _as_name(name: Any) -> str:
 
 
 def _as_reshape(reshape: Any) -> Any:
+    reshape = as_python(reshape)
     if reshape is None or callable(reshape) or reshape == "channels_last":
         return reshape
     if isinstance(reshape, tuple | list) and reshape and all(isinstance(n, int) and n > 0 for n in reshape):

@@ -20,13 +20,14 @@ from medviz.incremental.boxes import Box
 from medviz.occluders.function import FunctionOccluder
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
-from medviz.validators import number, of_type, whole
+from medviz.validators import as_python, number, of_type, whole
 from medviz.windows import Grid, Windows, cut_out
 
 _log = logging.getLogger("medviz")
 
 
 def _as_size(size: Any) -> int | tuple[int, ...]:
+    size = as_python(size)
     sizes = tuple(size) if isinstance(size, tuple | list) else (size,)
     if not sizes or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes):
         raise ValueError(f"`mask_size` is a positive number of voxels, or one for each axis; got {size!r}.")

@@ -11,8 +11,8 @@ from torch import Tensor
 from medviz.explainers.sampling import drawn, generator, seed_field
 from medviz.hookspecs import Explainer, hookimpl
 from medviz.probe import Probe
-from medviz.probe.gradients import precise, wide
 from medviz.targets import FixedTarget
+from medviz.tensors import precise, wide
 from medviz.validators import number, whole
 
 _AT_ONCE = 8  # masks that are summed up, or fewer where a pass takes fewer rows

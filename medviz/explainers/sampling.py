@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medviz.probe import Probe
-from medviz.probe.gradients import wide
+from medviz.tensors import wide
 from medviz.validators import SEED
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from medviz.explainers.sampling import copies, generator, noisy, seed_field
 from medviz.hookspecs import Explainer
 from medviz.probe import Probe
-from medviz.probe.gradients import precise
 from medviz.probe.probe import Rule
 from medviz.targets import FixedTarget
+from medviz.tensors import precise
 from medviz.validators import number, one_of, whole
 
 

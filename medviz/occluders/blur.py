@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medviz.hookspecs import Occluder, hookimpl
-from medviz.probe.gradients import wide
+from medviz.tensors import wide
 from medviz.validators import number
 from medviz.windows import cut_out
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medviz.hookspecs import Occluder, hookimpl
-from medviz.probe.gradients import wide
+from medviz.tensors import wide
 from medviz.validators import SEED, number
 from medviz.windows import cut_out
 

@@ -16,6 +16,7 @@ from medviz.probe.failures import is_out_of_memory
 from medviz.probe.models import mixes_rows
 from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
+from medviz.validators import as_python
 
 _log = logging.getLogger("medviz")
 _MOST = 64  # rows at once
@@ -29,11 +30,12 @@ BatchSize = int | Literal["auto"]
 
 
 def check_batch_size(size: BatchSize) -> BatchSize:
-    """Return `size`.
+    """Return `size` as a Python int, or "auto".
 
     Raises:
         ValueError: neither "auto" nor a positive int.
     """
+    size = as_python(size)
     if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ValueError(f"`batch_size` must be 'auto' or a positive int; got {size!r}.")
     return size

@@ -14,12 +14,13 @@ from torch.utils.checkpoint import CheckpointError
 
 from medviz.finite import check_finite
 from medviz.probe.cut import Cut
-from medviz.probe.gradients import gradients, wide
+from medviz.probe.gradients import gradients
 from medviz.probe.layers import module_of, refuse_scripted
 from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
 from medviz.probe.starts import Starts
 from medviz.targets import FixedTarget
+from medviz.tensors import wide
 
 _T = TypeVar("_T")
 _log = logging.getLogger("medviz")

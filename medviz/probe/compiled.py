@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medviz.probe.runner import Runner
 
@@ -24,9 +24,19 @@ def check_compiled(compiled: Compiled) -> Compiled:
     Raises:
         ValueError: neither a bool nor a mode of `torch.compile`.
     """
-    if not isinstance(compiled, bool | str) or compiled == "":
+    if not isinstance(compiled, bool | str) or not _is_mode(compiled):
         raise ValueError(f"`compiled` is True, False or a mode of torch.compile such as 'default'; got {compiled!r}.")
     return compiled
+
+
+def _is_mode(compiled: Compiled) -> bool:
+    if isinstance(compiled, bool):
+        return True
+    try:
+        torch.compile(nn.Identity(), mode=compiled)  # compiles nothing before it is called
+    except RuntimeError as err:
+        return "mode" not in str(err)  # else it cannot compile here at all, of which the passes tell
+    return compiled != ""
 
 
 @attrs.define(eq=False)
@@ -57,7 +67,7 @@ class CompiledPasses:
         reason = self._prove(images, index, plain)
         if reason:
             self._refused = True
-            _log.info("not compiled: %s", reason)
+            _log.warning("not compiled: %s", reason)
         return plain
 
     def _prove(self, images: Tensor, index: Tensor, plain: Tensor) -> str:

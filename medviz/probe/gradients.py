@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -10,30 +9,10 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from medviz.finite import all_finite
+from medviz.tensors import wide
 
 # float16 loses what is below 6e-8, and 1 / 128³ is not far above: the gradient is scaled up on its way, as far as fits
 _SCALES = (15, 10, 5, 0, -5, -10)
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Return `tensor` in float32, or as it is where it is float64."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def precise(tensor: Tensor) -> Tensor:
-    """Return `tensor` in float64: on its device or, where that has no such numbers (Apple's GPUs), on the CPU."""
-    return (tensor if _has_float64(tensor.device) else tensor.cpu()).double()
-
-
-@functools.cache
-def _has_float64(device: torch.device) -> bool:
-    try:
-        torch.zeros((), dtype=torch.float64, device=device)
-    except torch.OutOfMemoryError:
-        raise  # it says nothing of the device
-    except (TypeError, RuntimeError):
-        return False
-    return True
 
 
 def gradients(scores: Tensor, tensors: Sequence[Tensor] | Sequence[GradientEdge], half: bool) -> list[Tensor | None]:

@@ -39,6 +39,7 @@ class Opened:
         cls,
         runner: Runner,
         images: Tensor,
+        *,
         layers: Sequence[str | None],
         graph: bool,
         batch_size: BatchSize,

@@ -15,11 +15,11 @@ from medviz.incremental.boxes import Box
 from medviz.incremental.copying import cut
 from medviz.incremental.engine import Incremental
 from medviz.probe.failures import is_out_of_memory
-from medviz.probe.gradients import wide
 from medviz.probe.guard import untouched
 from medviz.probe.models import modules
 from medviz.probe.outputs import select
 from medviz.probe.runner import Runner
+from medviz.tensors import wide
 
 _log = logging.getLogger("medviz")
 _FEWEST = 16  # windows, below which the clean activations and the proof do not pay
@@ -64,7 +64,7 @@ class PatchedPasses:
 
     runner: Runner
     _held: tuple[Any, Incremental] | None = attrs.field(default=None, init=False)  # one image's activations at a time
-    _proved: set[Any] = attrs.field(factory=set, init=False)
+    _proved: dict[Any, int] = attrs.field(factory=dict, init=False)  # the size of a row's largest tensor
     _refused: set[Any] = attrs.field(factory=set, init=False)
 
     def prepared(self, rows: Patched, growth: float = 1.0) -> Prepared | None:
@@ -86,13 +86,13 @@ class PatchedPasses:
             engine = self._engine(rows, image, growth)
             if not known:
                 self._prove(engine, rows, growth)
+                self._proved[image, kind] = engine.row_bytes
         except _RefusedError as reason:
             _log.info("whole passes, for %s", reason)
             self._refused.add(kind)
             self.release()
             return None
-        self._proved.add((image, kind))
-        return Prepared(functools.partial(self._rows, engine, rows, kind), engine.row_bytes)
+        return Prepared(functools.partial(self._rows, engine, rows, kind), self._proved[image, kind])
 
     def release(self) -> None:
         """Let go of the clean activations."""

@@ -14,11 +14,11 @@ from medviz.probe.batching import Batches
 from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import CompiledPasses
 from medviz.probe.cut import Replace
-from medviz.probe.gradients import wide
 from medviz.probe.layers import module_of
 from medviz.probe.patched import Patched, PatchedPasses, Prepared
 from medviz.probe.quicker import Quicker, Way, after, is_timed
 from medviz.probe.runner import Runner
+from medviz.tensors import wide
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
 

@@ -18,7 +18,6 @@ from medviz.model_arguments import ModelArguments
 from medviz.probe import batching, models
 from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import Compiled, check_compiled
-from medviz.probe.gradients import wide
 from medviz.probe.guard import untouched
 from medviz.probe.layers import Layer, channel_axis, module_of
 from medviz.probe.opened import Opened
@@ -26,6 +25,7 @@ from medviz.probe.patched import Patched
 from medviz.probe.perturbed import Rows, which_image
 from medviz.probe.runner import Runner
 from medviz.targets import FixedTarget, Score, fix
+from medviz.tensors import wide
 
 Rule = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -78,8 +78,9 @@ class Probe:
         where, dtype = models.placement(model, images, device)
         cast = models.autocast_dtype(where, autocast)
         self._runner = Runner(model, where, dtype, arguments, output, cast)
-        how = (images, layers, graph, batching.check_batch_size(batch_size), progress, check_compiled(compiled))
-        self._open = functools.partial(Opened.of, self._runner, *how)
+        size, compiled = batching.check_batch_size(batch_size), check_compiled(compiled)
+        of_these = functools.partial(Opened.of, self._runner, images, layers=layers, graph=graph)
+        self._open = functools.partial(of_these, batch_size=size, progress=progress, compiled=compiled)
         self._state: Opened | None = None
         self.wrappers = wrappers
 

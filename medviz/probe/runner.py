@@ -14,8 +14,9 @@ from medviz.model_arguments import ModelArguments
 from medviz.probe import models, outputs
 from medviz.probe.copies import copy_on_write
 from medviz.probe.failures import clearer
-from medviz.probe.gradients import gradients, wide
+from medviz.probe.gradients import gradients
 from medviz.targets import FixedTarget
+from medviz.tensors import wide
 
 
 @attrs.frozen(eq=False)

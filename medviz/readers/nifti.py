@@ -18,6 +18,7 @@ import torch
 from medviz.hookspecs import Reader, hookimpl
 from medviz.image import Image, spacing_of
 from medviz.readers.values import as_float32, check_nan
+from medviz.validators import as_python
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Nifti(Reader):
 
     suffixes: ClassVar[tuple[str, ...]] = (".nii", ".nii.gz")
 
-    volume: int | str | None = attrs.field(default=None, validator=_check_volume)
+    volume: int | str | None = attrs.field(default=None, converter=as_python, validator=_check_volume)
     nan: float | None = attrs.field(default=None, kw_only=True, validator=check_nan)
 
     @hookimpl

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medviz.probe.gradients import precise
 from medviz.renderers.colour import colour, colour_labels, colour_table, is_integer
+from medviz.tensors import as_tensor, precise
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -132,11 +132,9 @@ def _empty_like(image: Tensor) -> Tensor:
 def _as_tensor(array: Any, name: str, device: torch.device | None = None) -> Tensor:
     if not isinstance(array, Tensor | np.ndarray):
         raise TypeError(f"`{name}` is a {type(array).__name__}; expected a tensor or an array.")
-    if isinstance(array, np.ndarray):
-        if array.dtype.kind not in "biufc":
-            raise TypeError(f"`{name}` holds {array.dtype}; expected numbers.")
-        array = torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
-    tensor: Tensor = array.detach().as_subclass(Tensor).to(device)
+    if isinstance(array, np.ndarray) and array.dtype.kind not in "biufc":
+        raise TypeError(f"`{name}` holds {array.dtype}; expected numbers.")
+    tensor: Tensor = as_tensor(array).detach().as_subclass(Tensor).to(device)
     if tensor.is_complex():
         raise TypeError(f"`{name}` holds {tensor.dtype}; expected real numbers.")
     return tensor

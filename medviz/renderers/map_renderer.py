@@ -16,16 +16,11 @@ from medviz.hookspecs import Renderer
 from medviz.renderers.colour import get_cmap
 from medviz.renderers.orientation import orient
 from medviz.renderers.scene import Scene
-from medviz.validators import one_of
+from medviz.validators import number, one_of, whole
 
 UNSIGNED_CMAP = "inferno"
 SIGNED_CMAP = "bwr"
 _ENOUGH = 2_000_000  # values that percentiles are taken from; more would cost seconds and change nothing
-
-
-def as_tuple(value: Any) -> Any:
-    """Return a list as a tuple; anything else stays, for the validator to judge."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def as_plain(value: Any) -> Any:
@@ -53,11 +48,13 @@ class MapRenderer(Renderer):
     """
 
     cmap: str | None = attrs.field(default=None)
-    alpha: float = attrs.field(default=0.75, converter=as_plain)
-    channel: int | None = attrs.field(default=None, converter=as_plain)
+    alpha: float = attrs.field(default=0.75, converter=as_plain, validator=number(least=0, most=1))
+    channel: int | None = attrs.field(default=None, converter=as_plain, validator=attrs.validators.optional(whole(0)))
     reduce: Literal["sum", "mean", "max_abs"] | int = attrs.field(default="sum", converter=as_plain)
     scale: Literal["max", "percentile"] = attrs.field(default="max", validator=one_of("max", "percentile"))
-    vmax: float | None = attrs.field(default=None, converter=as_plain)
+    vmax: float | None = attrs.field(
+        default=None, converter=as_plain, validator=attrs.validators.optional(number(above=0))
+    )
     window: tuple[float, float] | None = attrs.field(default=None, converter=as_plain)
 
     @cmap.validator
@@ -65,25 +62,10 @@ class MapRenderer(Renderer):
         if value is not None:
             get_cmap(value)
 
-    @alpha.validator
-    def _check_alpha(self, _: Any, value: Any) -> None:
-        if not _is_number(value) or not 0 <= value <= 1:
-            raise ValueError(f"`alpha` is an opacity from 0 to 1; got {value!r}.")
-
-    @channel.validator
-    def _check_channel(self, _: Any, value: Any) -> None:
-        if value is not None and (not _is_whole(value) or value < 0):
-            raise ValueError(f"`channel` is the number of a channel of the image, from 0, or None; got {value!r}.")
-
     @reduce.validator
     def _check_reduce(self, _: Any, value: Any) -> None:
         if value not in ("sum", "mean", "max_abs") and (not _is_whole(value) or value < 0):
             raise ValueError(f"`reduce` is 'sum', 'mean', 'max_abs' or the number of a channel; got {value!r}.")
-
-    @vmax.validator
-    def _check_vmax(self, _: Any, value: Any) -> None:
-        if value is not None and (not _is_number(value) or not 0 < value < float("inf")):
-            raise ValueError(f"`vmax` must be positive and finite; got {value!r}.")
 
     @window.validator
     def _check_window(self, _: Any, value: Any) -> None:

@@ -12,7 +12,7 @@ from medviz.attribution import Attribution
 from medviz.hookspecs import hookimpl
 from medviz.renderers.annotate import BACKGROUND, FAINT, TEXT, add_axes, new_figure, rasterise, write
 from medviz.renderers.colour_bar import draw_colour_bar
-from medviz.renderers.map_renderer import MapRenderer, as_tuple, describe
+from medviz.renderers.map_renderer import MapRenderer, as_plain, describe
 from medviz.renderers.orientation import to_mm
 from medviz.renderers.panels import GUTTER, Panel, arrange
 from medviz.renderers.scene import Scene, millimetres, number
@@ -33,7 +33,7 @@ def _as_fractions(contour: Any) -> Any:
         return ()
     if contour is True:
         return _CONTOURS
-    fractions = as_tuple(contour)
+    fractions = as_plain(contour)
     return fractions if isinstance(fractions, tuple) else (fractions,)
 
 
@@ -53,7 +53,7 @@ class Planes(MapRenderer):
         dpi: pixels in an inch; the picture is about 12 inches wide.
     """
 
-    voxel: tuple[int, ...] | None = attrs.field(default=None, converter=as_tuple)
+    voxel: tuple[int, ...] | None = attrs.field(default=None, converter=as_plain)
     crosshair: bool = attrs.field(default=True, validator=of_type(bool))
     contour: Any = attrs.field(default=(), converter=_as_fractions)
     dpi: int = attrs.field(default=120, validator=whole(20))
@@ -62,7 +62,9 @@ class Planes(MapRenderer):
     def _check_voxel(self, _: Any, value: Any) -> None:
         if value is None:
             return
-        if not isinstance(value, tuple) or not all(isinstance(v, int | np.integer) and v >= 0 for v in value):
+        if not isinstance(value, tuple) or not all(
+            isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value
+        ):
             raise ValueError(f"`voxel` holds one index for each spatial axis, whole numbers from 0; got {value!r}.")
 
     @contour.validator
