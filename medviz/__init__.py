@@ -14,10 +14,11 @@ _PUBLIC = {
     "medviz.attribution": ("Attribution",),
     "medviz.errors": ("PluginError",),
     "medviz.explainers.layered": ("LayerExplainer",),
-    "medviz.files": ("FileSink", "PictureSink", "atomic"),
-    "medviz.hookspecs": ("Explainer", "Occluder", "Reader", "Renderer", "Sink", "Wrapper", "hookimpl"),
+    "medviz.files": ("atomic",),
+    "medviz.hookspecs": ("Explainer", "Occluder", "Plugin", "Reader", "Renderer", "Sink", "Wrapper", "hookimpl"),
     "medviz.image": ("Image",),
     "medviz.model_arguments": ("per_image",),
+    "medviz.naming": ("describe",),
     "medviz.pipeline": ("explain",),
     "medviz.probe": ("Probe",),
     "medviz.registry": (
@@ -33,7 +34,9 @@ _PUBLIC = {
     "medviz.relay": ("read",),
     "medviz.renderers.map_renderer": ("MapRenderer",),
     "medviz.rendering": ("Rendering",),
+    "medviz.results": ("ResultKey",),
     "medviz.segmentation": ("SegmentationTarget",),
+    "medviz.sinks.file_sink": ("FileSink", "PictureSink"),
     "medviz.targets": (
         "BinaryTarget",
         "CallableTarget",
@@ -50,11 +53,10 @@ if TYPE_CHECKING:
     from medviz.attribution import Attribution as Attribution
     from medviz.errors import PluginError as PluginError
     from medviz.explainers.layered import LayerExplainer as LayerExplainer
-    from medviz.files import FileSink as FileSink
-    from medviz.files import PictureSink as PictureSink
     from medviz.files import atomic as atomic
     from medviz.hookspecs import Explainer as Explainer
     from medviz.hookspecs import Occluder as Occluder
+    from medviz.hookspecs import Plugin as Plugin
     from medviz.hookspecs import Reader as Reader
     from medviz.hookspecs import Renderer as Renderer
     from medviz.hookspecs import Sink as Sink
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from medviz.hookspecs import hookimpl as hookimpl
     from medviz.image import Image as Image
     from medviz.model_arguments import per_image as per_image
+    from medviz.naming import describe as describe
     from medviz.pipeline import explain as explain
     from medviz.probe import Probe as Probe
     from medviz.registry import field as field
@@ -75,7 +78,10 @@ if TYPE_CHECKING:
     from medviz.relay import read as read
     from medviz.renderers.map_renderer import MapRenderer as MapRenderer
     from medviz.rendering import Rendering as Rendering
+    from medviz.results import ResultKey as ResultKey
     from medviz.segmentation import SegmentationTarget as SegmentationTarget
+    from medviz.sinks.file_sink import FileSink as FileSink
+    from medviz.sinks.file_sink import PictureSink as PictureSink
     from medviz.targets import BinaryTarget as BinaryTarget
     from medviz.targets import CallableTarget as CallableTarget
     from medviz.targets import ClassTarget as ClassTarget

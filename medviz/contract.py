@@ -189,16 +189,18 @@ def call(plugin: Plugin, hook: str, arguments: Mapping[str, Any], wrappers: tupl
     except RuntimeError as err:
         if not wrappers or not str(err).startswith("wrap_controller at "):
             raise
-        raise PluginError(f"{called(plugin, hook, wrappers)} failed: a wrapper yields once, no more, no less.") from err
+        raise PluginError(
+            f"{described(plugin, hook, wrappers)} failed: a wrapper yields once, no more, no less."
+        ) from err
     if result is None and inner.result is not None:
         raise PluginError(
-            f"{called(plugin, hook, wrappers)} returned None, and the plugin itself did not: a wrapper returns what "
+            f"{described(plugin, hook, wrappers)} returned None, and the plugin itself did not: a wrapper returns what "
             "its yield gives."
         )
     return result
 
 
-def called(plugin: Plugin, hook: str, wrappers: Sequence[Wrapper] = ()) -> str:
+def described(plugin: Plugin, hook: str, wrappers: Sequence[Wrapper] = ()) -> str:
     """Return, for messages, which hook was called, and what was around it."""
     around = f", inside of {', '.join(_name(type(wrapper)) for wrapper in wrappers)}," if wrappers else ""
     return f"{_name(type(plugin))}.{hook}{around}"

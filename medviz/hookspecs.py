@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from medviz.attribution import Attribution
-    from medviz.files import Place
     from medviz.image import Image
     from medviz.probe import Probe
     from medviz.rendering import Rendering
+    from medviz.results import ResultKey
     from medviz.targets import FixedTarget, TargetLike
 
 hookimpl = pluggy.HookimplMarker("medviz")
@@ -203,11 +203,11 @@ class Sink(Plugin):
 
     kind: ClassVar[str] = "sinks"
 
-    def check(self, places: Sequence[Place]) -> None:
+    def check(self, keys: Sequence[ResultKey]) -> None:
         """Raise, where a sink can tell, if results could not be written; called before any network runs.
 
         Args:
-            places: of the results that it will be given, what tells each from the others.
+            keys: of the results that it will be given, what tells each from the others.
         """
 
     class Hooks:

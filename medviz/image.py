@@ -15,7 +15,7 @@ from torch import Tensor
 from medviz.finite import check_finite
 from medviz.tensors import as_tensor, plain
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("medviz")
 
 # the signs that lead from a space to RAS
 _SPACES = {"RAS": (1.0, 1, 1, 1), "LPS": (-1.0, -1, 1, 1), "LAS": (-1.0, 1, 1, 1), "RPS": (1.0, -1, 1, 1)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from medviz import registry
-from medviz.contract import call, called, names_argument
+from medviz.contract import call, described, names_argument
 from medviz.errors import PluginError
 from medviz.hookspecs import Explainer, Occluder, Plugin, Reader, Renderer, Sink, Wrapper, Wrappers
 
@@ -58,7 +58,7 @@ def run_explainer(explainer: Explainer, probe: Probe, target: FixedTarget, wrapp
     if not values.numel() or not all_finite(values):
         raise _wrong(explainer, "explain", values, "finite values, not an empty map", around)
     if not explainer.signed and ends(values)[0] < 0:
-        said = called(explainer, "explain", around)
+        said = described(explainer, "explain", around)
         raise PluginError(f"{said} returned negative values, but does not declare `signed`.")
     return plain(values).detach()
 
@@ -126,24 +126,25 @@ def write(
         ValueError: two of several results would go to one file.
     """
     from medviz.attribution import Attribution
-    from medviz.files import Place, check_destinations, known_to
     from medviz.rendering import Rendering
+    from medviz.results import ResultKey
+    from medviz.sinks.file_sink import check_destinations, known_to
 
     registry.resolve("sinks", sink)
     several = not isinstance(x, Attribution | Rendering)
     singles = list(_singles(x))
     attributions = [item.attribution if isinstance(item, Rendering) else item for item in singles]
-    places = [Place.of(a, tag, step) for a in attributions]
-    check_destinations([sink], places)
-    tags = [place.tag or None for place in known_to(sink, places)]
+    keys = [ResultKey.of(a, tag, step) for a in attributions]
+    check_destinations([sink], keys)
+    tags = [key.tag or None for key in known_to(sink, keys)]
     around = as_wrappers(wrappers)
     draws = names_argument(sink, "write", "rendering")
     written = []
-    for item, attribution, tag in zip(singles, attributions, tags, strict=True):
+    for item, attribution, its_tag in zip(singles, attributions, tags, strict=True):
         rendering = item if isinstance(item, Rendering) else render(_renderer(sink), item, around) if draws else None
         if attribution is None and not draws and names_argument(sink, "write", "attribution"):
             raise ValueError(f"{type(sink).__name__} writes values; the rendering that it was given holds none.")
-        arguments = {"rendering": rendering, "attribution": attribution, "tag": tag, "step": step}
+        arguments = {"rendering": rendering, "attribution": attribution, "tag": its_tag, "step": step}
         result = _call(sink, "write", arguments, around)
         if not isinstance(result, str | Path):
             raise _wrong(sink, "write", result, "where it was written to, a path or a string", around)
@@ -244,7 +245,7 @@ def _call(plugin: Plugin, hook: str, arguments: Mapping[str, Any], around: tuple
     before = {name: _version(tensor) for name, tensor in held.items()}
     result = call(plugin, hook, arguments, around)
     if changed := [name for name, tensor in held.items() if _version(tensor) != before[name]]:
-        raise PluginError(f"{called(plugin, hook, around)} changed `{changed[0]}` in place; work on a copy of it.")
+        raise PluginError(f"{described(plugin, hook, around)} changed `{changed[0]}` in place; work on a copy of it.")
     return result
 
 
@@ -254,7 +255,7 @@ def _version(tensor: Tensor | None) -> int | None:
 
 
 def _wrong(plugin: Plugin, hook: str, result: Any, expected: str, around: Sequence[Wrapper]) -> PluginError:
-    return PluginError(f"{called(plugin, hook, around)} returned {_described(result)}; expected {expected}.")
+    return PluginError(f"{described(plugin, hook, around)} returned {_described(result)}; expected {expected}.")
 
 
 def _described(result: Any) -> str:

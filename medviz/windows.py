@@ -33,7 +33,7 @@ def _box(corner: Sequence[int], size: Sequence[int]) -> tuple[EllipsisType | sli
     return (..., *(slice(c, c + s) for c, s in zip(corner, size, strict=True)))
 
 
-def around(extent: int, wanted: int, first: int, end: int) -> tuple[int, int, int]:
+def sliding_range(extent: int, wanted: int, first: int, end: int) -> tuple[int, int, int]:
     """Return where windows slide, along one axis, to look at the voxels from `first` to before `end`.
 
     Args:
@@ -132,7 +132,7 @@ class Grid:
         """
         starts, sizes = [], []
         for extent, wanted, (first, end) in zip(shape, size, region, strict=True):
-            low, high, cut = around(extent, wanted, first, end)
+            low, high, cut = sliding_range(extent, wanted, first, end)
             step = max(1, int(round(cut * (1 - overlap), 6)))  # 10 · (1 - 0.8) is 1.9999… in binary
             starts.append(tuple(sorted({min(start, high - cut) for start in range(low, high - cut + step, step)})))
             sizes.append(cut)

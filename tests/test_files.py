@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 import medviz
 from medviz import relay
 from medviz.attribution import Attribution
-from medviz.files import FileSink, Place, as_template, atomic, check_destinations
+from medviz.files import atomic
 from medviz.hookspecs import hookimpl
+from medviz.results import ResultKey, as_template
+from medviz.sinks.file_sink import FileSink, check_destinations
 
 
 @attrs.frozen(eq=False)
@@ -51,26 +53,26 @@ def files(folder: Path) -> list[str]:
 
 
 def test_every_placeholder_is_filled_in():
-    place = Place(3, "gradcam:layer=layer4", "class 2", "epoch end", 12)
+    place = ResultKey(3, "gradcam:layer=layer4", "class 2", "epoch end", 12)
     filled = place.expand("{index}_{explainer}_{target}_{tag}_{step}.png")
     assert filled == Path("3_gradcam-layer=layer4_class-2_epoch-end_12.png")
 
 
 def test_numbers_can_be_padded_and_braces_doubled():
-    assert Place(3, step=7).expand("{index:03d}-{step:04}-{{a}}.png") == Path("003-0007-{a}.png")
+    assert ResultKey(3, step=7).expand("{index:03d}-{step:04}-{{a}}.png") == Path("003-0007-{a}.png")
 
 
 def test_a_placeholder_without_content_keeps_its_place():
-    assert Place().expand("{tag}/{target}/{explainer}.png") == Path("no-tag/no-target/no-explainer.png")
+    assert ResultKey().expand("{tag}/{target}/{explainer}.png") == Path("no-tag/no-target/no-explainer.png")
 
 
 def test_home_is_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert Place().expand("~/a.png") == tmp_path / "a.png"
+    assert ResultKey().expand("~/a.png") == tmp_path / "a.png"
 
 
 def test_a_long_name_is_cut_and_stays_unlike_others():
-    one, other = (Place(explainer="x" * 300 + end).expand("{explainer}.png").name for end in "ab")
+    one, other = (ResultKey(explainer="x" * 300 + end).expand("{explainer}.png").name for end in "ab")
     assert len(one) < 100
     assert one != other
 
@@ -78,7 +80,7 @@ def test_a_long_name_is_cut_and_stays_unlike_others():
 @settings(derandomize=True, deadline=None)
 @given(st.text(), st.sampled_from(["target", "explainer", "tag"]))
 def test_no_name_leaves_its_folder(text, placeholder):
-    filled = Place(**{placeholder: text}).expand(f"/maps/{{{placeholder}}}/a.png")
+    filled = ResultKey(**{placeholder: text}).expand(f"/maps/{{{placeholder}}}/a.png")
     assert filled.parts[:2] == ("/", "maps")
     assert len(filled.parts) == 4
     assert filled.parts[2] not in ("", ".", "..")
@@ -88,21 +90,21 @@ def test_no_name_leaves_its_folder(text, placeholder):
 
 @pytest.mark.parametrize("name", [".hidden", "-rf", "../hidden", "hidden.", "hidden-"])
 def test_a_name_neither_begins_nor_ends_with_a_dot_or_a_hyphen(name: str) -> None:
-    assert Place(target=name).expand("{target}.png") == Path(f"{name.strip('./-')}.png")
+    assert ResultKey(target=name).expand("{target}.png") == Path(f"{name.strip('./-')}.png")
 
 
 def test_names_in_other_scripts_stay_apart():
     names = ["肝", "肺", "Müller", "M ller", "Ærø", "肝" * 40, "肝" * 41, "कि", "की", "กี", "กิ", "→", "←"]
-    filled = [Place(tag=name).expand("{tag}.png").name for name in names]
+    filled = [ResultKey(tag=name).expand("{tag}.png").name for name in names]
     assert len(set(filled)) == len(names)
     assert filled[0] == "肝.png"
     for decomposed, composed in (("Mu\u0308ller", "M\u00fcller"), ("u\u0308" * 60, "\u00fc" * 60)):
-        assert Place(tag=decomposed).expand("{tag}") == Place(tag=composed).expand("{tag}")
+        assert ResultKey(tag=decomposed).expand("{tag}") == ResultKey(tag=composed).expand("{tag}")
 
 
 def test_a_file_system_that_takes_no_umlaut_gets_none(monkeypatch):
     monkeypatch.setattr(os, "fsencode", lambda name: name.encode("ascii"))
-    first, second = (Place(tag=name).expand("{tag}").name for name in ("Müller", "Möller"))
+    first, second = (ResultKey(tag=name).expand("{tag}").name for name in ("Müller", "Möller"))
     assert first.isascii()
     assert first.startswith("M-ller-")
     assert first != second
@@ -149,11 +151,11 @@ def test_overwrite_is_a_bool():
 @pytest.mark.parametrize("position", [{"step": 1.5}, {"index": "2"}])
 def test_positions_are_integers(position):
     with pytest.raises(TypeError):
-        Place(**position)
+        ResultKey(**position)
 
 
 def test_numpy_integers_are_integers():
-    assert Place(step=np.int64(4)).expand("{step:02d}.txt") == Path("04.txt")
+    assert ResultKey(step=np.int64(4)).expand("{step:02d}.txt") == Path("04.txt")
 
 
 def test_missing_folders_are_made(tmp_path):
@@ -251,13 +253,13 @@ def test_what_a_link_leads_to_is_checked(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "a.txt").symlink_to(tmp_path / "file" / "inside.txt")
     with pytest.raises(NotADirectoryError, match=r"a\.txt', a link to .*inside\.txt', cannot be made"):
-        check_destinations([Text(tmp_path / "a.txt")], [Place()])
+        check_destinations([Text(tmp_path / "a.txt")], [ResultKey()])
 
 
 def test_a_folder_without_permission_is_found_before_the_network_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != tmp_path)
     with pytest.raises(PermissionError, match=r"a/b\.txt' cannot be written: you have no permission to write to"):
-        check_destinations([Text(tmp_path / "a" / "b.txt")], [Place()])
+        check_destinations([Text(tmp_path / "a" / "b.txt")], [ResultKey()])
 
 
 def test_a_folder_is_not_a_file(tmp_path):
@@ -269,18 +271,18 @@ def test_a_folder_is_not_a_file(tmp_path):
 def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "a").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):
-        check_destinations([Text(tmp_path / "a" / "b" / "c.txt")], [Place()])
+        check_destinations([Text(tmp_path / "a" / "b" / "c.txt")], [ResultKey()])
 
 
 def test_a_sink_that_writes_no_file_says_what_it_cannot_write(tmp_path):
     class Store(medviz.Sink):
-        def check(self, places: Sequence[Place]) -> None:
-            if len(places) > 1:
-                raise ConnectionError(f"the store is full: no image {places[1].index}")
+        def check(self, keys: Sequence[ResultKey]) -> None:
+            if len(keys) > 1:
+                raise ConnectionError(f"the store is full: no image {keys[1].index}")
 
-    check_destinations([Store()], [Place()])
+    check_destinations([Store()], [ResultKey()])
     with pytest.raises(ConnectionError, match="no image 1"):
-        check_destinations([Text(tmp_path / "{index}.txt"), Store()], [Place(), Place(index=1)])
+        check_destinations([Text(tmp_path / "{index}.txt"), Store()], [ResultKey(), ResultKey(index=1)])
 
 
 def test_a_batch_gives_one_file_each(tmp_path):
@@ -304,7 +306,7 @@ def test_colliding_results_of_a_list_and_of_two_sinks(tmp_path):
         relay.write(Text(tmp_path / "a.txt"), [attribution(), attribution()])
     sinks = [Text(tmp_path / "a.txt"), Text(tmp_path / "sub" / ".." / "a.txt")]
     with pytest.raises(ValueError, match="two results"):
-        check_destinations(sinks, [Place()])
+        check_destinations(sinks, [ResultKey()])
 
 
 def test_explainers_targets_tags_and_steps_tell_results_apart(tmp_path):

@@ -7,7 +7,7 @@ from helpers_renderers import attribution
 
 import medviz
 from medviz.renderers.planes import Planes
-from medviz.renderers.scene import number
+from medviz.renderers.scene import three_digits
 
 
 def peaked(value=0.25, at=(2, 5, 3), shape=(8, 9, 6), **options):
@@ -49,8 +49,8 @@ def test_a_place_far_from_the_scanners_centre_is_said_to_a_tenth_of_a_millimetre
 
 def test_numbers_have_three_digits_that_count():
     told = {0.012345: "0.0123", 0.5: "0.5", 12.0: "12", 1842.0: "1,840", -999999.0: "-1,000,000", 2.5e6: "2.5e+06"}
-    assert {value: number(value) for value in told} == {value: minus(text) for value, text in told.items()}
-    assert number(1e-7) == minus("1e-07")
+    assert {value: three_digits(value) for value in told} == {value: minus(text) for value, text in told.items()}
+    assert three_digits(1e-7) == minus("1e-07")
 
 
 def test_it_cuts_where_it_is_told():

@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from medviz.files import Place
 from medviz.rendering import Rendering
+from medviz.results import ResultKey
 from medviz.sinks.tensorboard import TensorBoard
 
 WRITERS = [SummaryWriter, tensorboardX.SummaryWriter]
@@ -190,11 +190,11 @@ def test_what_cannot_be_written_is_known_before_the_network_runs(tmp_path, monke
     with SummaryWriter(str(tmp_path)) as writer:
         pass
     with pytest.raises(ValueError, match="`writer` is closed"):
-        TensorBoard(writer=writer, renderer=Tiny()).check([Place()])
-    TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check([Place()])
+        TensorBoard(writer=writer, renderer=Tiny()).check([ResultKey()])
+    TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check([ResultKey()])
     monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != tmp_path)
     with pytest.raises(PermissionError, match=r"runs' cannot be written: you have no permission to write to"):
-        TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check([Place()])
+        TensorBoard(tmp_path / "{tag}" / "runs", renderer=Tiny()).check([ResultKey()])
 
 
 def test_a_link_that_leads_to_nothing_is_no_log_folder(tmp_path):

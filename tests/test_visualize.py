@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 import medviz
 import medviz.visualize as v
 from medviz.occluders.blur import Blur
-from medviz.windows import Crop, Grid, around
+from medviz.windows import Crop, Grid, sliding_range
 
 LAYER = "deep"
 SUBMODULES = [
@@ -360,7 +360,7 @@ def test_crop_meshgrid_is_what_boxes_slide_over() -> None:
 def test_windows_keep_their_size_and_reach_half_of_it_around(wanted: int) -> None:
     for first in range(12):
         for end in range(first + 1, 13):
-            low, high, size = around(12, wanted, first, end)
+            low, high, size = sliding_range(12, wanted, first, end)
             assert size == min(wanted, 12)
             assert 0 <= low <= first < end <= high <= 12
             assert high - low >= size

@@ -32,12 +32,16 @@ GROUPS = {
         "LayerExplainer",
         "FileSink",
         "PictureSink",
+        "ResultKey",
         "MapRenderer",
+        "Plugin",
+        "describe",
         "atomic",
         "PluginError",
     ),
 }
 """What stands where; hooks and targets have pages of their own."""
+VALIDATORS = ("number", "whole", "of_type", "one_of")
 
 
 def public() -> dict[str, str]:
@@ -72,6 +76,10 @@ def api() -> str:
             lines += [f"## {title}", *(entry(homes[name], f"medviz.{name}") for name in names)]
     kit = [name for name in medviz.testing.__all__ if name not in ("models", "strategies")]
     lines += [
+        "## medviz.validators",
+        "Checks for the parameters of plugins, for `attrs.field(validator=…)`, whose errors name the "
+        "parameter; `medviz.validators.SEED` is the one of a seed.",
+        *(entry(f"medviz.validators.{name}", f"medviz.validators.{name}") for name in VALIDATORS),
         "## medviz.testing",
         "The conformance kit, explained in [testing a plugin](../testing.md).",
         *(entry(f"{getattr(medviz.testing, name).__module__}.{name}", f"medviz.testing.{name}") for name in kit),

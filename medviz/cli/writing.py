@@ -13,9 +13,10 @@ import attrs
 from medviz import naming, plugin_strings, registry
 from medviz.attribution import Attribution
 from medviz.contract import names_argument
-from medviz.files import Place, check_destinations
 from medviz.hookspecs import Explainer, Renderer, Sink
 from medviz.relay import write
+from medviz.results import ResultKey
+from medviz.sinks.file_sink import check_destinations
 from medviz.targets import as_target
 
 _log = logging.getLogger("medviz")
@@ -53,14 +54,14 @@ class Plan:
         self, explainers: Sequence[Explainer], targets: Sequence[Any], images: Sequence[Path], weights: Path | None
     ) -> None:
         """Refuse results that would overwrite one another, an existing file, an image or the weights."""
-        places = [
-            Place(index, naming.describe(explainer), as_target(target).label, self.tag or "", self.step)
+        keys = [
+            ResultKey(index, naming.describe(explainer), as_target(target).label, self.tag or "", self.step)
             for explainer in explainers
             for target in targets
             for index in range(len(images))
         ]
         read = [*images, *([] if weights is None else [weights])]
-        check_destinations([sink for sink, _ in self.pairs], places, read)
+        check_destinations([sink for sink, _ in self.pairs], keys, read)
 
     def write(self, attributions: Sequence[Attribution], wrappers: Any) -> Iterator[str]:
         """Draw and write everything, each picture drawn once; yield where to, each place once.

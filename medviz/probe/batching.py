@@ -75,9 +75,9 @@ class Batches:
         if not rows:
             raise ValueError("`inputs` has no rows.")
         size = self.rows_at_once(graph, row_bytes) if rows > 1 else 1
-        yield from self.shown(rows, size, in_batches(rows, size, run))
+        yield from self.with_bar(rows, size, in_batches(rows, size, run))
 
-    def shown(self, rows: int, size: int, results: Iterable[Tensor]) -> Iterator[Tensor]:
+    def with_bar(self, rows: int, size: int, results: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the results of `rows` rows, under a bar where they need several passes of `size`."""
         with self.bar(rows if rows > size else 0) as bar:
             for result in results:
@@ -86,7 +86,7 @@ class Batches:
 
     def bar(self, rows: int) -> tqdm[Any]:
         """Return a bar for so many rows; silent where nobody asked for it, for none, and without a terminal."""
-        return tqdm(total=rows, disable=None if self.progress and rows else True, unit="pass", leave=False)
+        return tqdm(total=rows, disable=None if self.progress and rows else True, unit="row", leave=False)
 
     def rows_at_once(self, graph: bool, row_bytes: int | None = None) -> int:
         """Return how many rows one pass takes: arguments as for `each`."""

@@ -43,9 +43,9 @@ class CleanPass:
         self._wanted = list(dict.fromkeys(wanted))
         self._graph, self._starts = graph, Starts()
         self._done: tuple[Tensor, Cut] | None = None
-        self._said: Tensor | None = None  # the output of a pass over the clean images from before that is done
+        self._earlier_output: Tensor | None = None  # of the clean images, until the pass is done
         self._automatic: str | None = None
-        self._named = False  # the cut was made at layers whose names were known
+        self._is_repeatable = False  # the cut was made at layers whose names were known
         self._gradients: dict[FixedTarget, dict[str, Tensor | None]] = {}
 
     @property
@@ -96,7 +96,7 @@ class CleanPass:
 
     def differs(self) -> bool:
         """Return whether the model, as it is now, says something else of the clean images than in their pass."""
-        output = self._said if self._done is None else self._done[0].detach()
+        output = self._earlier_output if self._done is None else self._done[0].detach()
         if output is None:
             return True
         with torch.no_grad():
@@ -105,7 +105,7 @@ class CleanPass:
 
     def close(self) -> None:
         """Let go of everything, and take the graph off what the model has kept."""
-        self._done = self._said = None
+        self._done = self._earlier_output = None
         self._gradients.clear()
         self._starts.end()
 
@@ -113,7 +113,7 @@ class CleanPass:
         if self._done is None:
             find = self._find if None in self._wanted else functools.partial(self._capture, self._wanted)
             self._done = self._tried(find)
-            self._said = None
+            self._earlier_output = None
         return self._done
 
     def _tried(self, work: Callable[[], _T]) -> _T:
@@ -143,7 +143,7 @@ class CleanPass:
     def _capture(self, wanted: Iterable[str | None]) -> tuple[Tensor, Cut]:
         """Cut the graph at the layers and keep what they return."""
         cut = self._cut(wanted)
-        self._named = True
+        self._is_repeatable = True
         output = self._run(cut.starts is not None, cut)
         cut.finish()
         return output, cut
@@ -161,7 +161,7 @@ class CleanPass:
                 stack.enter_context(watch.hooks())
             output = check_finite(self._runner.run(self._inputs, self._index), "the model's output")
         if self._done is None:
-            self._said = output.detach()
+            self._earlier_output = output.detach()
         return output
 
     def _backward(self, target: FixedTarget) -> dict[str, Tensor | None]:
@@ -175,7 +175,7 @@ class CleanPass:
                 with cut.hooks_again(everywhere=any(t.device.type != "cpu" for t in (output, *cut.tensors.values()))):
                     found = gradients(scores, edges, half) if scores.requires_grad else [None] * len(edges)
             except CheckpointError:
-                if self._named:
+                if self._is_repeatable:
                     raise
                 self._done = self._capture(list(cut.tensors))  # a rolling cut cannot be made twice in the same way
                 return self._backward(target)

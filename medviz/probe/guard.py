@@ -52,7 +52,7 @@ def untouched(found: Sequence[nn.Module]) -> Iterator[State]:
     try:
         with interrupts_deferred():
             state = State(found)
-            state.prepare()
+            state.freeze()
         yield state
     finally:
         if state is not None:
@@ -130,15 +130,15 @@ class State:
         self.values = self._values_beside(held, self.attributes)
         self.random = _random_states()
         self._weights: Values | None = None
-        self._ready = self.attributes, self.values  # as each pass is to find the model
+        self._baseline = self.attributes, self.values  # as each pass is to find the model
 
     def _values_beside(self, held: dict[int, Tensor], attributes: Containers) -> Values:
         tensors = attributes.tensors | by_identity(buffers(self.modules))
         return Values([tensor for key, tensor in tensors.items() if key not in held])
 
-    def prepare(self) -> None:
+    def freeze(self) -> None:
         if any(self.training):
-            self._get_ready(list(itertools.compress(self.modules, self.training)))
+            self._call_own_eval(list(itertools.compress(self.modules, self.training)))
             for module in filter(_training, self.modules):
                 module.training = False
         for parameter in itertools.compress(self.parameters, self.wanted):
@@ -148,7 +148,7 @@ class State:
             if grad is not None:
                 parameter.grad = None
 
-    def _get_ready(self, training: Sequence[nn.Module]) -> None:
+    def _call_own_eval(self, training: Sequence[nn.Module]) -> None:
         """Put into eval mode, by themselves, modules that do more for it than to set a flag.
 
         Some look up a table then, some add an adapter to a weight: what they do to parameters of their own, or of the
@@ -166,11 +166,11 @@ class State:
             except Exception as err:
                 _log.info("a module cannot be put into eval mode by its own method, and only its flag is set: %s", err)
         attributes = Containers(map(vars, self.modules))
-        self._ready = attributes, self._values_beside(by_identity(self.parameters), attributes)
+        self._baseline = attributes, self._values_beside(by_identity(self.parameters), attributes)
 
     def is_left_as_it_was(self) -> bool:
         """Return whether passes have left nothing in the model."""
-        attributes, values = self._ready
+        attributes, values = self._baseline
         return attributes.is_unchanged(_NOT_LEFT_BY_PASSES) and values.is_unchanged()
 
     def rewind(self) -> None:
@@ -178,7 +178,7 @@ class State:
 
         Hooks, sub-modules and training flags stay: they belong to whoever set them.
         """
-        attributes, values = self._ready
+        attributes, values = self._baseline
         attributes.rewind(_NOT_LEFT_BY_PASSES)
         values.restore()
 

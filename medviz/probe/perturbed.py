@@ -65,7 +65,7 @@ class PerturbedPasses:
         """Return the same of copies that differ inside of a window, incrementally where that proves itself."""
         if growth == 1 and len(rows) > 1 and is_timed(rows.clean.device):
             size = self.batches.rows_at_once(graph=False)
-            return torch.cat(list(self.batches.shown(len(rows), size, self._quicker(rows, size, reduce))))
+            return torch.cat(list(self.batches.with_bar(len(rows), size, self._quicker(rows, size, reduce))))
         part = self.patched.prepared(rows, growth)
         if part is None:
             return self.run(rows, rows.index, {}, reduce)

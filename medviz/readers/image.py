@@ -15,7 +15,7 @@ from medviz.hookspecs import Reader, hookimpl
 from medviz.image import Image
 from medviz.validators import one_of
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("medviz")
 
 
 @attrs.frozen(eq=False)

@@ -20,7 +20,7 @@ from medviz.image import Image, spacing_of
 from medviz.readers.values import as_float32, check_nan
 from medviz.validators import as_python
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("medviz")
 
 _SPACE_UNITS = 0b111  # the bits of `xyzt_units` that say the unit of lengths
 _MILLIMETRES = {1: 1e3, 3: 1e-3}  # metres and micrometres; 2 are millimetres, and 0 is taken for them

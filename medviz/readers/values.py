@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("medviz")
 
 
 def check_nan(plugin: Any, field: Any, value: Any) -> None:

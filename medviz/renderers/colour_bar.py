@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from medviz.renderers.annotate import FAINT, TEXT, add_axes
-from medviz.renderers.scene import Scene, number, to_uint8
+from medviz.renderers.scene import Scene, three_digits, to_uint8
 
 _WIDTH = 0.17
 _MOST = 3.2
@@ -59,4 +59,4 @@ def _tick(scene: Scene, fraction: float) -> str:
     """The raw value at a fraction of the bar; at its ends "≥" and "≤" where the map goes on."""
     beyond = fraction == 1 and float(scene.values.max()) > scene.top
     below = fraction == -1 and float(scene.values.min()) < -scene.top
-    return f"{'≥ ' if beyond else '≤ ' if below else ''}{number(fraction * scene.top)}"
+    return f"{'≥ ' if beyond else '≤ ' if below else ''}{three_digits(fraction * scene.top)}"

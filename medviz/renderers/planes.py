@@ -15,7 +15,7 @@ from medviz.renderers.colour_bar import draw_colour_bar
 from medviz.renderers.map_renderer import MapRenderer, as_plain, describe
 from medviz.renderers.orientation import to_mm
 from medviz.renderers.panels import GUTTER, Panel, arrange
-from medviz.renderers.scene import Scene, millimetres, number
+from medviz.renderers.scene import Scene, millimetres, three_digits
 from medviz.rendering import Rendering
 from medviz.validators import of_type, whole
 
@@ -186,4 +186,4 @@ def _caption(scene: Scene, attribution: Attribution, peak: tuple[int, int, int])
         place = f"({world}) mm RAS  ·  {place}"
     tilt = scene.orientation.tilt
     oblique = f"  ·  oblique by {tilt:.0f}°" if tilt > _TILTED else ""
-    return f"peak {number(float(scene.values[peak]))} at {place}{oblique}"
+    return f"peak {three_digits(float(scene.values[peak]))} at {place}{oblique}"

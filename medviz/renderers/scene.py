@@ -68,7 +68,7 @@ class Scene:
         """Return in words which raw values the first and the last colour mean."""
         if not self.top:
             return "the map is 0 everywhere"
-        return f"colours {number(-self.top) if self.signed else 0} to {number(self.top)}"
+        return f"colours {three_digits(-self.top) if self.signed else 0} to {three_digits(self.top)}"
 
     def size(self, axis: int, least: int = 1, most: int | None = None) -> tuple[int, int]:
         """Return the size in square pixels of a slice with `axis` fixed, `least` to `most` along its longer side."""
@@ -112,7 +112,7 @@ class Scene:
         return washed
 
 
-def number(value: float) -> str:
+def three_digits(value: float) -> str:
     """Return a raw value with three digits that count, such as 0.0123 or 1,840, and a true minus sign."""
     text = f"{value + 0.0:.3g}"
     if "e+" in text and abs(value) < _LONGEST:

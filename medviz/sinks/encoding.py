@@ -11,7 +11,7 @@ import numpy as np
 from medviz.sinks.lzw import BITS, compressed
 from medviz.sinks.palette import shared_palette
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("medviz")
 
 _LOOP = b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
 _MOST = 65535

@@ -9,10 +9,11 @@ import attrs
 
 from medviz import registry
 from medviz.attribution import Attribution
-from medviz.files import PictureSink, atomic
+from medviz.files import atomic
 from medviz.hookspecs import Renderer, hookimpl
 from medviz.rendering import Rendering
 from medviz.sinks.encoding import gif_bytes
+from medviz.sinks.file_sink import PictureSink
 
 
 @attrs.frozen(eq=False)

@@ -9,9 +9,10 @@ import attrs
 import numpy as np
 
 from medviz.attribution import Attribution
-from medviz.files import FileSink, atomic
+from medviz.files import atomic
 from medviz.hookspecs import hookimpl
 from medviz.image import spacing_of
+from medviz.sinks.file_sink import FileSink
 
 
 @attrs.frozen(eq=False)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import attrs
 
 from medviz.attribution import Attribution
-from medviz.files import FileSink
 from medviz.hookspecs import hookimpl
+from medviz.sinks.file_sink import FileSink
 
 
 @attrs.frozen(eq=False)

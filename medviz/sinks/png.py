@@ -8,10 +8,11 @@ from typing import ClassVar
 import attrs
 
 from medviz.attribution import Attribution
-from medviz.files import PictureSink, atomic
+from medviz.files import atomic
 from medviz.hookspecs import hookimpl
 from medviz.rendering import Rendering
 from medviz.sinks.encoding import png_bytes
+from medviz.sinks.file_sink import PictureSink
 
 
 @attrs.frozen(eq=False)

@@ -13,9 +13,10 @@ import numpy as np
 
 from medviz import registry
 from medviz.attribution import Attribution
-from medviz.files import Place, as_template, check_folder
+from medviz.files import check_folder
 from medviz.hookspecs import Renderer, Sink, hookimpl
 from medviz.rendering import DEFAULT_RENDERER, Rendering
+from medviz.results import ResultKey, as_template
 from medviz.sinks.encoding import gif_bytes, png_bytes
 
 _PROTOCOL = {"torch": "tensorboard.compat.proto.summary_pb2", "tensorboardX": "tensorboardX.proto.summary_pb2"}
@@ -50,46 +51,46 @@ class TensorBoard(Sink):
     @hookimpl
     def write(self, rendering: Rendering, attribution: Attribution | None, tag: str | None, step: int) -> str:
         """Write one image summary and flush it; return the log folder."""
-        place = Place.of(attribution, tag, step)
-        with self._open(place) as writer:
+        key = ResultKey.of(attribution, tag, step)
+        with self._open(key) as writer:
             made = summary(
-                library_of(writer) or "", _tag(place) or rendering.title or "medviz", rendering.frames, rendering.fps
+                library_of(writer) or "", _tag(key) or rendering.title or "medviz", rendering.frames, rendering.fps
             )
             writer.file_writer.add_summary(made, step)
             writer.flush()
             return str(writer.file_writer.get_logdir())
 
-    def check(self, places: Sequence[Place]) -> None:
+    def check(self, keys: Sequence[ResultKey]) -> None:
         """Refuse a closed writer, a log folder that cannot be written to, and results that would hide one another."""
         if self.writer is not None and self.writer.file_writer is None:
             raise ValueError("`writer` is closed; give an open SummaryWriter, or `path`.")
         taken = set()
-        for place in places:
-            folder = None if self.path is None else place.expand(self.path)
+        for key in keys:
+            folder = None if self.path is None else key.expand(self.path)
             if folder is not None:
                 check_folder(folder)
-            named = folder, _tag(place), place.step
+            named = folder, _tag(key), key.step
             if named[1] and named in taken:
                 raise ValueError(
-                    f"two results would have the tag {named[1]!r} at step {place.step}; tell them apart by tags."
+                    f"two results would have the tag {named[1]!r} at step {key.step}; tell them apart by tags."
                 )
             taken.add(named)
 
     @contextlib.contextmanager
-    def _open(self, place: Place) -> Iterator[Any]:
+    def _open(self, key: ResultKey) -> Iterator[Any]:
         if self.writer is not None:
             yield self.writer
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(place.expand(str(self.path))) as writer:
+        with SummaryWriter(key.expand(str(self.path))) as writer:
             yield writer
 
 
-def _tag(place: Place) -> str:
+def _tag(key: ResultKey) -> str:
     """Return the user's tag or "explainer/target", with the image's index behind it where it is not the first."""
-    tag = place.tag or "/".join(part for part in (place.explainer, place.target) if part)
-    return f"{tag}/{place.index}" if place.index else tag
+    tag = key.tag or "/".join(part for part in (key.explainer, key.target) if part)
+    return f"{tag}/{key.index}" if key.index else tag
 
 
 def library_of(writer: Any) -> str | None:

@@ -22,7 +22,7 @@ from medviz.occluders.mean_patch import MeanPatch
 from medviz.probe import Probe
 from medviz.tensors import as_tensor
 from medviz.visualize.model_with_hooks import plain
-from medviz.windows import Crop, Windows, around
+from medviz.windows import Crop, Windows, sliding_range
 
 __all__ = ["OcclusionSensitivity"]
 
@@ -199,7 +199,7 @@ class OcclusionSensitivity:
         """
         shape = tuple(grid.shape[2:])
         ranges = [
-            around(extent, size, *limits)
+            sliding_range(extent, size, *limits)
             for extent, size, limits in zip(shape, mask_size, _region(b_box, shape), strict=True)
         ]
         crop = Crop(tuple(slice(low, high) for low, high, _ in ranges), shape)

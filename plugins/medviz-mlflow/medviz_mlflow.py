@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import medviz
-from medviz import Attribution, Rendering, Sink, hookimpl
-from medviz.files import Place
-from medviz.hookspecs import Renderer
-from medviz.sinks.gif import Gif
-from medviz.sinks.nifti import Nifti
-from medviz.sinks.npz import Npz
-from medviz.sinks.png import Png
+from medviz import Attribution, Renderer, Rendering, Sink, hookimpl
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,24 +63,24 @@ class Mlflow(Sink):
     overwrite: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     renderer: Renderer = medviz.field(kind="renderers", default="medviz-xai/planes")
 
-    def check(self, places: Sequence[Place]) -> None:
+    def check(self, keys: Sequence[medviz.ResultKey]) -> None:
         """Refuse a store that cannot be opened, a run that is not there, and results that it holds already."""
         client = _client(self.tracking_uri)
         taken = set()
-        for place in places:
-            named = bool(place.tag or place.explainer)  # else after the picture's title, which nobody knows yet
-            folder = self._folder(place, [place.explainer, place.target]) if named else None
+        for key in keys:
+            named = bool(key.tag or key.explainer)  # else after the picture's title, which nobody knows yet
+            folder = self._folder(key, [key.explainer, key.target]) if named else None
             if self._existing(client, folder) and folder in taken:
                 raise ValueError(f"two results would go to {folder!r} of one run; tell them apart by tags.")
-            taken.add(folder or place)
+            taken.add(folder or key)
 
     @hookimpl
     def write(self, rendering: Rendering, attribution: Attribution | None, tag: str | None, step: int) -> str:
         """Log one result; return where it lies, `runs:/<run>/<folder>`."""
         if attribution is None and self.maps != "none":
             raise ValueError("the rendering holds no map; give the attribution too, or set maps=none.")
-        place = Place.of(attribution, tag, step)
-        folder = self._folder(place, [place.explainer, place.target] if attribution else [rendering.title])
+        key = medviz.ResultKey.of(attribution, tag, step)
+        folder = self._folder(key, [key.explainer, key.target] if attribution else [rendering.title])
         client = _client(self.tracking_uri)
         run = self._existing(client, folder)
         facts = _facts(rendering, attribution)
@@ -99,11 +93,11 @@ class Mlflow(Sink):
                 run = self._log_new(client, made, folder, facts, step)
         return f"runs:/{run}/{folder}"
 
-    def _folder(self, place: Place, names: Sequence[str]) -> str:
+    def _folder(self, key: medviz.ResultKey, names: Sequence[str]) -> str:
         """Return the folder of one result, named after its tag or else `names`, made safe for a file name."""
-        parts = place.tag.split("/") if place.tag else names
-        safe = [str(Place(tag=part).expand("{tag}")) for part in parts if part] or ["picture"]
-        return "/".join([self.folder, *safe, f"image-{place.index}", f"step-{place.step}"])
+        parts = key.tag.split("/") if key.tag else names
+        safe = [str(medviz.ResultKey(tag=part).expand("{tag}")) for part in parts if part] or ["picture"]
+        return "/".join([self.folder, *safe, f"image-{key.index}", f"step-{key.step}"])
 
     def _existing(self, client: MlflowClient, folder: str | None) -> str | None:
         """Return the id of the run to join, which must not hold `folder`, or None where a new one is to be made."""
@@ -168,9 +162,12 @@ def _prepare(
     folder: Path, rendering: Rendering, attribution: Attribution | None, maps: str, facts: dict[str, Any]
 ) -> None:
     """Write the files of one result."""
-    (Png(folder / "picture.png") if len(rendering.frames) == 1 else Gif(folder / "movie.gif"))(rendering)
+    picture = ("png", "picture.png") if len(rendering.frames) == 1 else ("gif", "movie.gif")
+    files: list[tuple[str, str, Any]] = [(*picture, rendering)]
     if attribution is not None and maps != "none":
-        (Npz(folder / "map.npz") if maps == "npz" else Nifti(folder / "map.nii.gz"))(attribution)
+        files.append((maps, "map.npz" if maps == "npz" else "map.nii.gz", attribution))
+    for sink, name, written in files:
+        medviz.get_sink(f"medviz-xai/{sink}", path=folder / name)(written)
     (folder / "metadata.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import attrs
 
-from medviz import Wrapper, hookimpl
-from medviz.hookspecs import Plugin
-from medviz.naming import describe
+from medviz import Plugin, Wrapper, describe, hookimpl
 
 _log = logging.getLogger("medviz.timing")
 

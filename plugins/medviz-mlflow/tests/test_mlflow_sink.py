@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 
 import medviz
 import medviz.testing
-from medviz.files import Place, check_destinations
+from medviz.sinks.file_sink import check_destinations
 
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
 
@@ -245,18 +245,18 @@ def test_an_unknown_run() -> None:
 
 def test_what_a_run_holds_and_what_is_not_there_is_known_before_the_network_runs() -> None:
     given = attribution()
-    place = Place.of(given)
+    key = medviz.ResultKey.of(given)
     with mlflow.start_run():
         sink = medviz.get_sink("mlflow")
-        check_destinations([sink], [place])
+        check_destinations([sink], [key])
         sink(given)
         sink(given, tag="a")
         with pytest.raises(FileExistsError, match="holds 'medviz/gradcam-layer=deep/class-1/image-0/step-0' already"):
-            check_destinations([sink], [place])
-        check_destinations([medviz.get_sink("mlflow", overwrite=True)], [place])
-        check_destinations([sink], [Place.of(given, "a", step=1)])
+            check_destinations([sink], [key])
+        check_destinations([medviz.get_sink("mlflow", overwrite=True)], [key])
+        check_destinations([sink], [medviz.ResultKey.of(given, "a", step=1)])
         # two results with one tag lie in folders of their own, below the one that is there
-        two = [Place.of(given, "a"), Place.of(attribution(target="class 2"), "a")]
+        two = [medviz.ResultKey.of(given, "a"), medviz.ResultKey.of(attribution(target="class 2"), "a")]
         check_destinations([sink], two)
         sink([given, attribution(target="class 2")], tag="a")
         with pytest.raises(ValueError, match=r"two results would go to .* of one run; tell them apart"):
@@ -264,4 +264,4 @@ def test_what_a_run_holds_and_what_is_not_there_is_known_before_the_network_runs
         with pytest.raises(FileExistsError, match="holds 'medviz/a/gradcam-layer=deep/class-1/image-0/step-0' already"):
             check_destinations([sink], two)
     with pytest.raises(mlflow.exceptions.MlflowException, match="nowhere"):
-        check_destinations([medviz.get_sink("mlflow", run="nowhere")], [place])
+        check_destinations([medviz.get_sink("mlflow", run="nowhere")], [key])
