@@ -212,7 +212,7 @@ def test_instances_are_held_against_the_contract_too() -> None:
         def write(self, attribution: Attribution) -> str:
             return "nowhere"
 
-    with pytest.raises(PluginError, match=r"Checks\.check is not check\(self, places\)"):
+    with pytest.raises(PluginError, match=r"Checks\.check is not check\(self, keys\)"):
         Checks()(_attribution())
     with pytest.raises(PluginError, match=r"Weighs\.weight is not weight\(self, mask_size\)"):
         medviz.get_explainer("occlusion", occluder=Weighs())

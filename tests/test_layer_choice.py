@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -124,3 +125,114 @@ def test_of_several_grids_those_of_cubic_patches_are_shown_first() -> None:
     # 64 tokens: patches of 3 × 4 voxels, of 6 × 2, or of 12 × 1
     with pytest.raises(ValueError, match=r"several grids fit: \[\(16, 4\), \(8, 8\), \(4, 16\)\]"):
         medviz.explain(Tokens(), images(1, 1, 48, 16), "gradcam:layer=block", 1)
+
+
+class Heads(nn.Module):
+    """As torchvision's and nnU-Net's: beside the scores there are some for training, from other depths."""
+
+    def __init__(self, aside: str, returned: bool = True) -> None:
+        super().__init__()
+        self.stem, self.deep = (
+            nn.Sequential(nn.Conv2d(2, 4, 3, 2), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(4, 6, 3, 2), nn.ReLU()),
+        )
+        self.scores, self.aux = nn.Conv2d(6, 3, 1), nn.Conv2d({"stem": 4, "deep": 6}[aside], 3, 1)
+        self.coarse = nn.MaxPool2d(2)
+        self.aside, self.returned = aside, returned
+
+    def forward(self, x: Tensor) -> Any:
+        stem = self.stem(x)
+        deep = self.deep(stem)
+        if self.aside == "deep":
+            deep_aside = self.aux(self.coarse(deep))
+        scores = F.interpolate(self.scores(deep), size=x.shape[2:])
+        aside = self.aux(stem) if self.aside == "stem" else deep_aside
+        return {"out": scores, "aux": F.interpolate(aside, size=x.shape[2:])} if self.returned else scores
+
+
+@pytest.mark.parametrize("method", ["gradcam", "eigencam", "ablationcam"])
+@pytest.mark.parametrize("returned", [True, False])
+@pytest.mark.parametrize("aside", ["stem", "deep"])
+def test_a_head_that_the_score_does_not_come_from_is_left_out(aside: str, returned: bool, method: str) -> None:
+    """With its parameters last, the logits would be what comes before them; on the coarsest grid, it would be taken."""
+    assert chosen(Heads(aside, returned), images(1, 2, 32, 32), medviz.SegmentationTarget(1), method) == "deep"
+
+
+@pytest.mark.parametrize("method", ["gradcam", "eigencam"])
+def test_another_output_is_explained_at_its_own_layer(method: str) -> None:
+    model, image = Heads("stem"), images(1, 2, 32, 32)
+    target = medviz.SegmentationTarget(1)
+    explainer = medviz.get_explainer(method)
+    names = [explainer(model, image, target, output=key).provenance["layers"] for key in ("out", "aux")]
+    assert names == [["deep"], ["stem"]]
+
+
+class Shared(nn.Module):
+    """One ReLU is called everywhere, also where there are no voxels any more."""
+
+    def __init__(self, segments: bool) -> None:
+        super().__init__()
+        self.down, self.deep, self.up = nn.Conv2d(2, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1)
+        self.relu, self.segments = nn.ReLU(), segments
+        self.fc, self.logits = nn.Linear(4, 4), nn.Conv2d(4, 3, 1) if segments else nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = self.relu(self.deep(self.relu(self.down(x))))
+        if not self.segments:
+            return self.logits(self.relu(self.fc(deep.mean((2, 3)))))
+        return self.logits(self.relu(self.up(F.interpolate(deep, size=x.shape[2:]))))
+
+
+@pytest.mark.parametrize("method", ["gradcam", "layercam", "ablationcam"])
+@pytest.mark.parametrize("segments", [True, False])
+def test_a_layer_that_is_called_again_stands_for_its_last_call(segments: bool, method: str) -> None:
+    target = medviz.SegmentationTarget(1) if segments else 1
+    assert chosen(Shared(segments), images(1, 2, 16, 16), target, method) == "deep"
+
+
+class Embedded(nn.Module):
+    """As UNETR: tokens of patches, that come back to their grid without a layer."""
+
+    def __init__(self, decoder: nn.Module | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.norm, self.mixed = nn.Conv2d(2, 4, 8, 8), nn.LayerNorm(4), nn.Linear(4, 4)
+        self.decoder, self.logits = decoder, nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.embedding(x)
+        tokens = self.mixed(self.norm(grid.flatten(2).movedim(1, 2)))
+        back = tokens.movedim(1, 2).reshape(grid.shape)
+        return F.interpolate(self.logits(back if self.decoder is None else self.decoder(back)), size=x.shape[2:])
+
+
+def test_the_embedding_of_patches_is_no_layer_to_look_at() -> None:
+    image, target = images(1, 2, 32, 32), medviz.SegmentationTarget(1)
+    assert chosen(Embedded(nn.ConvTranspose2d(4, 4, 2, 2)), image, target, "hirescam:relu=false") == "decoder"
+    with pytest.raises(ValueError, match=r"a model that works on tokens .*\['norm', 'mixed'\]"):
+        chosen(Embedded(None), image, target)
+
+
+def test_the_pass_that_follows_the_graph_holds_no_tensors() -> None:
+    alive: list[int] = []
+    made: list[weakref.ref[Tensor]] = []
+
+    class Noted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            result = x.exp()  # whose gradient needs its result
+            made.append(weakref.ref(result))
+            return result + 0
+
+    class Deep(Heads):
+        def forward(self, x: Tensor) -> Any:
+            made.clear()
+            for layer in layers:
+                x = layer(x).tanh()
+            alive.append(sum(one() is not None for one in made))
+            return super().forward(x)
+
+    layers = nn.ModuleList(Noted() for _ in range(4))
+    model = Deep("deep")
+    model.layers = layers
+    medviz.explain(model, images(1, 2, 32, 32), "gradcam", medviz.SegmentationTarget(1))
+    assert alive == [0, 0, 0]  # the choice, the way to the output, the layer itself

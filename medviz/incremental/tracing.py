@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import threading
+import typing
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from medviz.incremental.nodes import IN_PLACE, clean_value, in_place, is_fact, layer, on_a_copy, operation
+from medviz.validators import as_python
 
 _T = TypeVar("_T")
 _ALONE = threading.Lock()  # `torch.fx` itself puts its own functions into `nn.Module` while it traces
@@ -70,6 +72,15 @@ class _Tracer(fx.Tracer):
         self._mode: Any = None
         self._values: tuple[dict[fx.Node, Any], dict[fx.Node, Any]] = ({}, {})
         self._asking = False
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        def of_the_image(model: Any, image: Any) -> Any:  # what else its forward takes has the defaults, as in a pass
+            return root_fn(model, image)
+
+        return super().create_args_for_root(of_the_image, is_module, concrete_args)
+
+    def create_arg(self, a: Any) -> Any:
+        return super().create_arg(as_python(a))
 
     # while stand-ins go through the network, its layers and parameters are what they are
 
@@ -137,7 +148,9 @@ def _knowing_types() -> Iterator[None]:
     ask: Any = torch.jit.isinstance
 
     def answer(obj: Any, kind: Any) -> Any:
-        return issubclass(Tensor, kind) if isinstance(obj, fx.Proxy) and isinstance(kind, type) else ask(obj, kind)
+        if not isinstance(obj, fx.Proxy):
+            return ask(obj, kind)
+        return isinstance(kind, type) and typing.get_origin(kind) is None and issubclass(Tensor, kind)
 
     torch.jit.isinstance = answer
     try:
@@ -173,6 +186,11 @@ class _Known:
 
     def __float__(self) -> float:
         return self._as(float)
+
+    @property
+    def ndim(self) -> int:
+        """A number at once, for it may be looked up in a dict."""
+        return int(self.__getattr__("ndim"))
 
     def _as(self, kind: Callable[[Any], _T]) -> _T:
         answer: _T = self.tracer.answer(self, kind)

@@ -6,17 +6,19 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from medviz.finite import check_finite
+from medviz.probe.copies import copy_on_write
 from medviz.probe.cut import Cut
+from medviz.probe.failures import is_out_of_memory
 from medviz.probe.gradients import gradients
 from medviz.probe.layers import module_of, refuse_scripted
-from medviz.probe.rolling import RollingCut
+from medviz.probe.rolling import RollingCut, behind
 from medviz.probe.runner import Runner
 from medviz.probe.starts import Starts
 from medviz.targets import FixedTarget
@@ -92,7 +94,10 @@ class CleanPass:
         model = self._runner.model
         refuse_scripted(model, "`model`")
         rolling = RollingCut(model, self._inputs, self._starts if graph else None)
-        return rolling, self._run(graph, rolling)
+        output = self._run(graph, rolling)
+        if rolling.several or output.ndim > 2:
+            self._follow(rolling)
+        return rolling, output
 
     def differs(self) -> bool:
         """Return whether the model, as it is now, says something else of the clean images than in their pass."""
@@ -129,22 +134,60 @@ class CleanPass:
             return work()
 
     def _find(self) -> tuple[Tensor, Cut]:
-        """Find the automatic layer in the pass itself; a second pass where the first has not kept what is needed."""
+        """Find the automatic layer in the pass itself, if one is enough."""
         model = self._runner.model
         refuse_scripted(model, "`model`")
         named = self._cut(self._wanted)
         rolling = RollingCut(model, self._inputs, self._starts if self._graph else None, named)
         output = self._run(self._graph, named, rolling)
         named.finish()
-        name = self._automatic = _announce(rolling.choose(output))
-        cut = rolling.cut(name) if output.ndim == 2 else None
-        return self._capture([*named.layers, name]) if cut is None else (output, cut)
+        wanted = list(named.layers)
+        followed = rolling.several or (output.ndim > 2 and not self._graph)
+        if followed:
+            self._follow(rolling)
+        name = rolling.choose(output)
+        output, cut, leads = self._at(name, rolling, wanted, output)
+        if not leads and not followed:
+            self._follow(rolling)
+            name = rolling.choose(output)
+            output, cut, _ = self._at(name, rolling, wanted, output)
+        self._automatic = _announce(name)
+        return output, cut
 
-    def _capture(self, wanted: Iterable[str | None]) -> tuple[Tensor, Cut]:
+    def _at(self, name: str, rolling: RollingCut, wanted: Sequence[str], output: Tensor) -> tuple[Tensor, Cut, bool]:
+        """Return the output with the cut at the layer `name`, and whether that leads to the output, if a graph tells.
+
+        By a second pass where the first, `rolling`, has not kept what is needed.
+        """
+        cut = rolling.cut(name) if output.ndim == 2 else None
+        if cut is not None:
+            return output, cut, cut.starts is None or cut.edges[name].node in behind(output)
+        watching = RollingCut(self._runner.model, self._inputs, None, follow=True)
+        output, cut = self._capture([*wanted, name], watching)
+        return output, cut, cut.starts is None or watching.leads_on(name, output)
+
+    def _follow(self, rolling: RollingCut) -> None:
+        """Let the automatic choice leave out layers that lead elsewhere than to the output, by one more pass.
+
+        The pass records the graph from the images on, without a tensor in it: only where its ways lead is asked.
+        """
+        watching = RollingCut(self._runner.model, self._inputs, None, follow=True)
+        self._runner.begin()
+        try:
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing), watching.hooks():
+                images = copy_on_write(self._inputs.detach().requires_grad_())
+                output = self._runner.run(images, self._index, copy=False)
+            rolling.leave_out(watching.way_to(output))
+        except (RuntimeError, ValueError) as err:
+            if is_out_of_memory(err):
+                raise
+            _log.info("which layers lead to the output is not known: %s", str(err).partition("\n")[0])
+
+    def _capture(self, wanted: Iterable[str | None], *watching: RollingCut) -> tuple[Tensor, Cut]:
         """Cut the graph at the layers and keep what they return."""
         cut = self._cut(wanted)
         self._is_repeatable = True
-        output = self._run(cut.starts is not None, cut)
+        output = self._run(cut.starts is not None, cut, *watching)
         cut.finish()
         return output, cut
 
@@ -180,6 +223,10 @@ class CleanPass:
                 self._done = self._capture(list(cut.tensors))  # a rolling cut cannot be made twice in the same way
                 return self._backward(target)
         return dict(zip(cut.edges, found, strict=True))
+
+
+def _nothing(_: Any) -> Any:
+    """Stands in for the tensors of a graph."""
 
 
 def _announce(name: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -15,7 +16,7 @@ from torch.nn.modules import padding
 
 from medviz.probe.cut import Cut
 from medviz.probe.layers import Layer, channel_axis, hand_on, hooked, works_along_last
-from medviz.probe.outputs import first_tensor
+from medviz.probe.outputs import first_tensor, tensors_in
 from medviz.probe.starts import Starts, is_its_own
 
 _log = logging.getLogger("medviz")
@@ -33,7 +34,9 @@ class _Seen:
     module: nn.Module
     shape: torch.Size | None
     spatial: bool
+    made_by: Any  # the node of the graph that made it, where the graph is followed
     handed_on: bool = False  # it returns what another one has returned
+    leads: bool = True  # to the output that is meant
 
     @property
     def elements(self) -> int:
@@ -63,10 +66,22 @@ class RollingCut:
         images: the batch that runs through it.
         starts: where the graph begins; None: there will be no backward pass.
         named: layers whose outputs start the graph too; from the first of them on it is not started anew.
+        follow: keep in mind which node of the graph made what each layer returned, for `way_to`.
+
+    Attributes:
+        seen: the calls of all layers, in their order.
+        several: whether the model returned more than one floating tensor.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, starts: Starts | None, named: Cut | None = None) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        starts: Starts | None,
+        named: Cut | None = None,
+        follow: bool = False,
+    ) -> None:
+        self.model, self.several, self._follow = model, False, follow
         self.batch, self.ndim = len(images), images.ndim
         self.seen: list[_Seen] = []
         self.tensor: Tensor | None = None
@@ -80,7 +95,11 @@ class RollingCut:
         named = [(name, module) for name, module in self.model.named_modules() if name]
         first = len(named) - _TAIL
         self._names = {id(module): (name, i >= first) for i, (name, module) in enumerate(named)}
-        return hooked([(module, self._watch) for _, module in named if not isinstance(module, torch.jit.ScriptModule)])
+        watched = [*((module, self._watch) for _, module in named), (self.model, self._end)]
+        return hooked([(module, hook) for module, hook in watched if not isinstance(module, torch.jit.ScriptModule)])
+
+    def _end(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        self.several = sum(tensor.is_floating_point() for tensor in tensors_in(output)) > 1
 
     def _watch(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
         if id(module) not in self._names:
@@ -90,7 +109,7 @@ class RollingCut:
         shape = None if tensor is None else tensor.shape
         spatial = shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1
         spatial = spatial and not (isinstance(module, _PADDINGS) or self._is_spread(given))
-        seen = _Seen(name, module, shape, spatial)
+        seen = _Seen(name, module, shape, spatial, tensor.grad_fn if self._follow and tensor is not None else None)
         self.seen.append(seen)
         if tensor is None or not spatial or len(tensor) != self.batch or self._is_handed_on(tensor, seen):
             return None
@@ -145,59 +164,102 @@ class RollingCut:
             return cut
         if self.tensor is None or _version(self.tensor) != self._version:
             return None
+        if self._last is None or self._last.name != name:
+            return None  # it belongs to another output, or is called once more after the last spatial output
         if self._starts is not None and (not self.tensor.requires_grad or type(self.tensor) is not Tensor):
             return None
         cut.add(name, self.model.get_submodule(name), self.tensor, sum(seen.name == name for seen in self.seen))
         return cut
 
+    def way_to(self, output: Tensor) -> list[bool]:
+        """Return of each call whether what it returned is on the way to `output`, as the graph tells that was followed.
+
+        All are, where there is no graph.
+        """
+        nodes = behind(output)
+        return [not nodes or seen.made_by in nodes for seen in self.seen]
+
+    def leads_on(self, name: str, output: Tensor) -> bool:
+        """Return whether `output` comes from a layer, and where it is a segmentation from one with parameters after it.
+
+        Both as the graph tells that was followed.
+        """
+        calls = [seen for seen, on_it in zip(self.seen, self.way_to(output), strict=True) if on_it and seen.made_by]
+        places = [i for i, seen in enumerate(calls) if seen.name == name]
+        if not places:
+            return False
+        return output.ndim == 2 or any(seen.parametrised for seen in calls[places[-1] + 1 :])
+
+    def leave_out(self, leads: Sequence[bool]) -> None:
+        """Choose only among the calls that lead to the output that is meant."""
+        for seen, does in zip(self.seen, leads, strict=True):
+            seen.leads = does
+
     def choose(self, output: Tensor) -> str:
         """Return the name of the layer that the automatic choice takes for this output.
 
         `(B, N)`: the last layer with a spatial extent. `(B, N, *S)`: the last one on the coarsest grid before the last
-        layer that has parameters, which is never the logits themselves.
+        layer that has parameters, which is never the logits themselves. Of a layer that is called several times the
+        last call counts, for which its name stands.
 
         Raises:
             ValueError: no layer suits, or the model goes on with tokens.
         """
+        last = {seen.name: seen for seen in self.seen if seen.leads}
+        calls = [seen for seen in self.seen if last.get(seen.name) is seen]
         if output.ndim > 2:
-            return self._coarsest()
-        spatial = [i for i, seen in enumerate(self.seen) if seen.spatial]
-        tokens = [seen for seen in self.seen[spatial[-1] + 1 if spatial else 0 :] if self._is_tokens(seen)]
-        if tokens:
-            raise ValueError(
-                "`layer` cannot be chosen for a model that works on tokens (B, N, C); name one whose tokens the score "
-                "still depends on: before the last attention, such as the first norm of the last block. The model's "
-                f"token layers end with {[seen.name for seen in tokens][-4:]}."
-            )
-        mixed = spatial and any(seen.channels_last for seen in self.seen)
-        axis = self._channel_axis(self.seen[spatial[-1]]) if mixed else 1
+            return self._coarsest(calls)
+        spatial = [i for i, seen in enumerate(calls) if seen.spatial]
+        self._refuse_tokens(calls[spatial[-1] + 1 if spatial else 0 :])
+        mixed = spatial and any(seen.channels_last for seen in calls)
+        axis = self._channel_axis(calls[spatial[-1]]) if mixed else 1
         if axis == -1:
             raise ValueError(
                 "`layer` cannot be chosen for a model that works on (B, *s, C), channels last; name one, with "
                 'reshape="channels_last".'
             )
         if axis is None:
-            last = self.seen[spatial[-1]]
+            unclear = calls[spatial[-1]]
             raise ValueError(
-                f"`layer` cannot be chosen: whether the channels of {last.name!r}, {_plain(last.shape)}, come first or "
-                'last, nothing tells. Name a layer, with reshape="channels_last" if that is where they are.'
+                f"`layer` cannot be chosen: whether the channels of {unclear.name!r}, {_plain(unclear.shape)}, come "
+                'first or last, nothing tells. Name a layer, with reshape="channels_last" if that is where they are.'
             )
         if not spatial:
             raise ValueError("no layer of the model returns a spatial extent (B, K, *s); nothing can be mapped.")
-        return self.seen[spatial[-1]].name
+        return calls[spatial[-1]].name
+
+    def _refuse_tokens(self, calls: Sequence[_Seen]) -> None:
+        tokens = [seen for seen in calls if self._is_tokens(seen)]
+        if tokens:
+            raise ValueError(
+                "`layer` cannot be chosen for a model that works on tokens (B, N, C); name one whose tokens the score "
+                "still depends on: before the last attention, such as the first norm of the last block. The model's "
+                f"token layers end with {[seen.name for seen in tokens][-4:]}."
+            )
 
     def _channel_axis(self, seen: _Seen) -> int | None:
         return None if seen.shape is None else channel_axis(seen.module, seen.shape, list(self.model.modules()))
 
-    def _coarsest(self) -> str:
-        parametrised = [i for i, seen in enumerate(self.seen) if seen.parametrised]
-        before = [seen for seen in self.seen[: parametrised[-1] if parametrised else 0] if seen.spatial]
+    def _coarsest(self, calls: Sequence[_Seen]) -> str:
+        parametrised = [i for i, seen in enumerate(calls) if seen.parametrised]
+        end = parametrised[-1] if parametrised else 0
+        embedding = self._embedding(calls[:end])
+        before = [seen for seen in calls[len(embedding) : end] if seen.spatial]
         if not before:
+            self._refuse_tokens(calls[len(embedding) : end] if embedding else [])
             raise ValueError("no spatial layer comes before the model's last layer; name one with `layer`.")
         made_by = {seen.cells: seen.module for seen in reversed(before)}  # each grid, by the first layer that has it
         # a pooling to a fixed grid is a branch that the others go past, as in a pyramid of them
         grids = [cells for cells, module in made_by.items() if not isinstance(module, _FIXED_GRIDS)] or list(made_by)
         return [seen.name for seen in before if seen.cells == min(grids)][-1]
+
+    def _embedding(self, calls: Sequence[_Seen]) -> Sequence[_Seen]:
+        """The first calls, where they make tokens of patches of the image, which say nothing of what a network found.
+
+        Where the tokens come back to that grid without a layer, it would be the coarsest.
+        """
+        first = next((i for i, seen in enumerate(calls) if self._is_tokens(seen)), 0)
+        return calls[:first] if sum(seen.parametrised for seen in calls[:first]) == 1 else []
 
     def _is_tokens(self, seen: _Seen) -> bool:
         return seen.shape is not None and len(seen.shape) == 3 and seen.shape[0] == self.batch and seen.shape[1] > 1
@@ -212,6 +274,18 @@ class RollingCut:
         last = {seen.name: seen for seen in self.seen}
         order = [name for name, _ in self.model.named_modules() if name in last]
         return [Layer(n, type(last[n].module).__name__, _plain(last[n].shape), n == automatic) for n in order]
+
+
+def behind(output: Tensor) -> set[Any]:
+    """Return the nodes of the graph that `output` comes from."""
+    nodes: set[Any] = set()
+    left = [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            left += [before for before, _ in node.next_functions]
+    return nodes
 
 
 def _version(tensor: Tensor) -> int:
