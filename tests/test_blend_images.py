@@ -72,6 +72,11 @@ def test_no_two_labels_share_a_colour(cmap, count):
     assert colours.max() <= 1
 
 
+def test_labels_below_zero_have_colours_of_their_own():
+    colours = colour_labels(torch.arange(-20, 21), colour_table("tab10")).T
+    assert len(torch.unique(colours, dim=0)) == 41
+
+
 def test_neighbouring_labels_differ_clearly():
     colours = colour_labels(torch.arange(1, 9), colour_table("hsv")).T
     distance = torch.cdist(colours, colours) + 9 * torch.eye(8)

@@ -88,6 +88,18 @@ def _set(x: Tensor) -> Tensor:
     return made
 
 
+def _set_behind_dots(x: Tensor) -> Tensor:
+    made = torch.zeros(x.shape)
+    made[..., 3:] = x[..., :-3]
+    return made
+
+
+def _set_where(x: Tensor) -> Tensor:
+    made = torch.zeros(x.shape)
+    made[torch.ones(x.shape, dtype=torch.bool)] = x.flatten().roll(3)
+    return made
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "conv 3": lambda: nn.Conv2d(2, 2, 3, padding=1),
     "conv 3, stride 2": lambda: nn.Conv2d(2, 2, 3, 2, 1),
@@ -99,6 +111,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "conv reflected": lambda: nn.Conv2d(2, 2, 3, 2, 1, padding_mode="reflect"),
     "conv without bias": lambda: Function(lambda x: F.conv2d(x, torch.ones(2, 1, 3, 3), stride=2, groups=2)),
     "narrow": lambda: Function(lambda x: x.narrow(2, 3, 18).narrow(1, 0, 2)),
+    "narrow, from the end": lambda: Function(lambda x: x.narrow(2, -20, 18)),
     "parts of channels": lambda: Function(lambda x: x + torch.cat(x.chunk(2, dim=1)[::-1], dim=1)),
     "patch merging": lambda: Function(lambda x: torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)),
     "gate": lambda: Function(lambda x: x * torch.sigmoid(F.adaptive_avg_pool2d(x, 1)).detach()),
@@ -127,6 +140,9 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "norm": lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Dropout()),
     "sum": lambda: Function(lambda x: x + 2 * x),
     "cat": lambda: Function(lambda x: torch.cat([x, x], 1)[:, :2]),
+    "channels last": lambda: Function(lambda x: x.permute(0, 2, 3, 1).mul(2).permute(0, 3, 1, 2)),
+    "channels selected": lambda: Function(lambda x: x.index_select(1, torch.tensor([1, 0]))),
+    "cat, from the end": lambda: Function(lambda x: torch.cat([x, x], -3)[:, :2]),
     "shuffle": lambda: Function(lambda x: x.view(1, 1, 2, *x.shape[2:]).transpose(1, 2).reshape(x.shape)),
 }
 UPWARDS: dict[str, Callable[[], nn.Module]] = {
@@ -139,7 +155,10 @@ UPWARDS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
     "shuffled": lambda: nn.Sequential(nn.Conv2d(2, 8, 1), nn.PixelShuffle(2)),
 }
-REGULAR = sorted(LAYERS.keys() - {"adaptive", "corners", "narrow", "patch merging", "pooled branch", "chosen channels"})
+REGULAR = sorted(
+    LAYERS.keys()
+    - {"adaptive", "corners", "narrow", "narrow, from the end", "patch merging", "pooled branch", "chosen channels"}
+)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -168,6 +187,18 @@ def test_in_3d(steps: int) -> None:
     check(nn.Sequential(*layers), (20, 16, 24), block=2)
 
 
+def test_the_corners_of_a_single_row() -> None:
+    row = Function(lambda x: F.interpolate(F.avg_pool2d(x, (24, 1)), (1, 35), mode="bilinear", align_corners=True))
+    assert where(row, (24, 18)) == Centres((11.5, 0.0), (24.0, 0.5))
+
+
+@pytest.mark.parametrize(("recomputed", "step"), [(False, 1 / 0.3), (True, 4.0)])
+def test_a_scale_that_gives_no_whole_number(recomputed: bool, step: float) -> None:
+    options: dict[str, Any] = {"mode": "bilinear", "scale_factor": 0.3, "recompute_scale_factor": recomputed}
+    found = where(Function(lambda x: F.interpolate(x, **options)), (16, 16))
+    assert (*found.first, *found.step) == pytest.approx(((step - 1) / 2, (step - 1) / 2, step, step))
+
+
 @pytest.mark.parametrize("kind", [nn.MaxPool2d, nn.AvgPool2d])
 def test_a_maximum_lies_where_a_mean_does(kind: Any) -> None:
     found = [where(nn.Sequential(pool(3, 2, 1)), (12, 16)) for pool in (kind, nn.AvgPool2d)]
@@ -189,9 +220,14 @@ TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "halves swapped": lambda x: torch.cat([x[:, :, 8:], x[:, :, :8]], 2),
     "halves": lambda x: x.chunk(2, dim=2)[1],
     "transposed": lambda x: x.transpose(2, 3),
+    "transposed, from the end": lambda x: x.transpose(-1, -2),
+    "transposed, by name": lambda x: x.transpose(dim0=2, dim1=3),
+    "moved": lambda x: x.movedim(2, 3),
     "permuted": lambda x: x.permute(0, 1, 3, 2),
     "not torch's own": lambda x: torch.from_numpy(np.roll(x.numpy(), 3, axis=2)),
     "set": _set,
+    "set behind dots": _set_behind_dots,
+    "set where": _set_where,
     "two places": lambda x: x[:, :, :12] + x[:, :, 4:],
     "nearest, not whole": lambda x: F.interpolate(x, (11, 11)),
 }

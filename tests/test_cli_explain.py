@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from helpers_cli import invoke, make_folder
 
 import medviz
 from medviz.cli.layers import parse_size
+from medviz.cli.loading import load_weights
 from medviz.cli.placing import stand_alike
 from medviz.cli.targets import parse
 
@@ -135,6 +137,15 @@ def test_weights_load_from_every_form(folder: Path, weights: str) -> None:
     done = explain(*MODEL, "--explainer", "gradcam", "--target", "0", "--sink", "nifti:path=b.nii.gz")
     assert done.exit_code == 0, done.stderr
     assert np.array_equal(first, nib.load("b.nii.gz").get_fdata())
+
+
+def test_weights_of_a_model_whose_own_keys_begin_with_module(tmp_path: Path) -> None:
+    model, path = torch.nn.ModuleDict({"module": torch.nn.Linear(2, 1)}), tmp_path / "own.pt"
+    for wrapped in (model, torch.nn.DataParallel(model)):
+        torch.save({key: value + 1 for key, value in wrapped.state_dict().items()}, path)
+        fresh = copy.deepcopy(model)
+        load_weights(fresh, path)
+        assert torch.equal(fresh["module"].bias, model["module"].bias + 1)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +280,12 @@ def test_only_what_was_cut_or_padded_at_its_end_stands_alike(change: Any, alike:
     assert stand_alike(smooth(), change(smooth())) is alike
 
 
+def test_a_cube_that_is_turned_has_moved() -> None:
+    cube = torch.rand(1, 18, 18, 18, generator=torch.Generator().manual_seed(0))
+    for turned in (cube.transpose(1, 3), cube.transpose(1, 2), cube.rot90(1, (2, 3))):
+        assert not stand_alike(cube, turned)
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_few_bright_voxels_and_empty_images_do_not_mislead(ndim: int) -> None:
     scan = torch.rand(2, *(40,) * ndim, generator=torch.Generator().manual_seed(0))
@@ -345,6 +362,23 @@ def test_collisions_are_refused_before_the_network_runs(folder: Path, sinks: tup
     assert (folder / "there-class-0.npz").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("sink", "message"),
+    [
+        ("npz:path=a.npz,overwrite=true", "two results"),
+        ("npz:path=there-{index}.npz", "'there-1.npz' exists already"),
+        ("npz:path=there-{index}{step}.npz", "'there-17.npz' exists already"),
+    ],
+)
+def test_every_image_of_several_has_a_file_of_its_own(folder: Path, sink: str, message: str) -> None:
+    there = [folder / "there-1.npz", folder / "there-17.npz"]
+    for path in there:
+        path.write_text("mine")
+    more = ("--image", "scan.nii.gz", "--model", "nets_for_cli:Fails", "--explainer", "gradcam", "--step", "7")
+    refused(explain(*more, "--sink", sink), message)
+    assert [path.read_text() for path in there] == ["mine", "mine"]
+
+
 @pytest.mark.parametrize("path", ["nifti:path=scan.nii.gz", "nifti:path=./{explainer}/../link.nii.gz"])
 def test_no_map_replaces_what_is_read(folder: Path, path: str) -> None:
     (folder / "link.nii.gz").symlink_to("scan.nii.gz")
@@ -352,6 +386,14 @@ def test_no_map_replaces_what_is_read(folder: Path, path: str) -> None:
     (folder / "gradcam").mkdir()
     refused(explain(*MODEL, "--explainer", "gradcam", "--sink", f"{path},overwrite=true"), "is read, and would be")
     assert Path("scan.nii.gz").read_bytes() == before
+
+
+def test_no_map_replaces_the_weights(folder: Path) -> None:
+    weights = folder / "weights.npz"
+    weights.write_bytes(Path("good.pt").read_bytes())
+    model = ("--model", "nets_for_cli:Net", "--weights", "weights.npz", "--explainer", "gradcam")
+    refused(explain(*model, "--sink", "npz:path=weights.npz,overwrite=true"), "is read, and would be")
+    assert weights.read_bytes() == Path("good.pt").read_bytes()
 
 
 def test_overwriting_is_asked_for_at_the_sink(folder: Path) -> None:

@@ -72,6 +72,24 @@ def test_there_is_one_shape_for_the_compiler(method: str, monkeypatch: pytest.Mo
     assert set(compiler.modes) == {"reduce-overhead"}
 
 
+def test_what_the_model_takes_beside_the_image_is_filled_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+            return self.inner(x + shift[:, None, None, None])
+
+    def explained(compiled: bool) -> Tensor:
+        shift = medviz.per_image(torch.tensor([0.0, 1.0]))
+        options: dict[str, Any] = {"batch_size": 4, "compiled": compiled, "model_args": (shift,)}
+        return medviz.explain(Shifted(), IMAGE, "rise:n_masks=14,cells=3,seed=0", 1, **options).values
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    torch.testing.assert_close(explained(True), explained(False), rtol=1e-6, atol=1e-7)
+
+
 def test_a_single_pass_and_gradients_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = Shapes()
     monkeypatch.setattr(torch, "compile", compiler)
@@ -80,8 +98,11 @@ def test_a_single_pass_and_gradients_are_not_compiled(monkeypatch: pytest.Monkey
     assert not compiler.seen
 
 
-def test_where_it_gives_something_else_the_network_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    monkeypatch.setattr(torch, "compile", Shapes(lambda output: output * 1.01))
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+def test_where_it_gives_something_else_the_network_runs_as_it_is(
+    factor: float, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(torch, "compile", Shapes(lambda output: output * factor))
     assert torch.equal(explain(METHODS[0], compiled=True), explain(METHODS[0]))
     assert "not compiled: the compiled model's output differs by" in caplog.text
 

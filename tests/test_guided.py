@@ -220,8 +220,16 @@ def above_a_slope(x: Tensor) -> Tensor:
     return x.clamp(min=torch.linspace(-1, 0, x.shape[-1]))
 
 
+def above_what_happens_to_be_zero(x: Tensor) -> Tensor:
+    return torch.maximum(x, 0 * x)
+
+
 @pytest.mark.parametrize(
-    "make", [nn.Tanh, nn.Sigmoid, nn.Identity, lambda: Call(lambda x: x.clamp(min=-1)), lambda: Call(above_a_slope)]
+    "make",
+    [
+        *(nn.Tanh, nn.Sigmoid, nn.Identity, lambda: Call(lambda x: x.clamp(min=-1)), lambda: Call(above_a_slope)),
+        lambda: Call(above_what_happens_to_be_zero),
+    ],
 )
 @pytest.mark.parametrize("method", ["guidedbackprop", "guidedbackpropsmooth"])
 def test_a_network_without_rectifiers_is_refused(method: str, make: Callable[[], nn.Module]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medviz.image import Image, as_affine, as_batch, spacing_of
+from medviz.image import Image, as_affine, as_batch, like, spacing_of
 
 AFFINE = np.array([[0.0, -2, 0, 5], [3, 0, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1]])
 
@@ -163,6 +163,16 @@ def test_a_metatensor_brings_its_affine_and_leaves_as_a_plain_tensor(meta):
     assert type(Image(meta(torch.rand(1, 3, 4))).data) is torch.Tensor
 
 
+@pytest.mark.parametrize("first", [(), (1, 2), (1, 2, 3)])
+def test_a_part_of_a_metatensor_lies_where_it_was(meta, first):
+    image = meta(torch.rand(1, 1, 4, 5, 6)[..., 0] if len(first) == 2 else torch.rand(1, 1, 4, 5, 6), affine=AFFINE)
+    part = like(torch.zeros(1, 1, 2, 2), image, first)
+    at = np.array([*first, 0, 0, 0])[:3]
+    np.testing.assert_allclose(np.asarray(part.affine) @ [0, 0, 0, 1], AFFINE @ [*at, 1])
+    np.testing.assert_allclose(np.asarray(part.affine)[:3, :3], AFFINE[:3, :3])
+    np.testing.assert_allclose(np.asarray(image.affine), AFFINE)
+
+
 def test_the_stand_in_that_monai_gives_is_no_place_in_the_world(meta):
     assert as_batch(meta(torch.rand(1, 1, 3, 4)))[1] is None
     from_file = meta(torch.rand(1, 1, 3, 4), meta={"original_affine": torch.eye(4), "affine": torch.eye(4)})
@@ -235,7 +245,13 @@ def test_what_nibabel_makes_up_is_no_place_in_the_world(meta):
 
 @pytest.mark.parametrize(
     ("space", "signs"),
-    [("LPS", (-1, -1)), ("left-posterior-superior", (-1, -1)), ("right-anterior-superior", (1, 1)), ("LAS", (-1, 1))],
+    [
+        ("LPS", (-1, -1)),
+        ("left-posterior-superior", (-1, -1)),
+        ("right-anterior-superior", (1, 1)),
+        ("LAS", (-1, 1)),
+        ("RPS", (1, -1)),
+    ],
 )
 def test_another_space_is_turned_into_ras(meta, space, signs):
     affine = as_batch(from_file(meta, RAS, space=space)[None])[1][0]

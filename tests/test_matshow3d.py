@@ -82,6 +82,22 @@ def test_colours_are_drawn_without_warnings_whatever_their_range():
         np.testing.assert_array_equal(drawn[..., 3] == 0, np.isnan(sheet).any(-1))
 
 
+@pytest.mark.parametrize(("low", "high"), [(-0.5, 0.5), (-3.0, 1.0), (0.0, 9.0), (-2.0, -2.0)])
+def test_colours_beyond_0_and_1_are_scaled_by_their_range(low, high):
+    colours = np.linspace(0, 1, 24).reshape(3, 2, 2, 2)
+    figure, _ = matshow3d(low + colours * (high - low), channel_dim=0, margin=0, frames_per_row=2)
+    drawn = figure.axes[0].images[0].get_array()
+    expected = np.moveaxis(colours[:, 0], 0, -1) * (high > low)
+    np.testing.assert_allclose(drawn[:, :2, :3], expected, atol=1e-6)
+
+
+def test_nan_does_not_count_in_the_range():
+    volume = VOLUME.copy()
+    volume[2, 1, 1] = np.nan
+    (drawn,) = matshow3d(volume)[0].axes[0].images
+    assert drawn.get_clim() == (0, 59)
+
+
 def test_one_channel_has_the_range_of_its_values():
     figure, sheet = matshow3d(VOLUME[None] - 9, channel_dim=0)
     (drawn,) = figure.axes[0].images
@@ -103,6 +119,14 @@ def test_a_list_of_colour_pictures():
     pictures = [torch.rand(3, 4, 5) for _ in range(3)]
     _, sheet = matshow3d(pictures, channel_dim=0, frames_per_row=3, margin=0)
     np.testing.assert_allclose(sheet[:, 5:10], pictures[1].numpy().transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("frame_dim", [-3, -2, -1])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_picture_in_colours_is_one_slice_along_any_axis(channels, frame_dim):
+    picture = np.random.default_rng(0).random((channels, 4, 5))
+    _, sheet = matshow3d(picture, channel_dim=0, frame_dim=frame_dim, margin=0)
+    np.testing.assert_allclose(sheet, picture.transpose(1, 2, 0), rtol=1e-6)
 
 
 def test_a_flat_picture_and_a_line():

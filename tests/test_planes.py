@@ -1,5 +1,6 @@
 """`planes`: where it cuts, what it writes, the colour bar's raw values, contours, and that no text overlaps."""
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -99,6 +100,25 @@ def test_a_constant_map_is_cut_through_its_middle():
     assert scene.peak() == (2, 3, 4)
 
 
+def test_of_several_peaks_the_one_in_their_middle_is_taken():
+    values = np.zeros((1, 9, 9, 9))
+    values[0, 5:8, 0:3, 4] = 2
+    assert Planes().scene(attribution(values)).peak() == (6, 1, 4)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_colour_bar_has_each_colour_at_its_value(signed):
+    figure = Planes(dpi=40, alpha=1.0)(peaked(signed=signed)).figure
+    (bar,) = axes_of(figure, "colour bar").images
+    low = -1 if signed else 0
+    assert bar.get_extent() == [0, 1, low, 1]
+    colours = bar.get_array()
+    table = matplotlib.colormaps["bwr" if signed else "inferno"]
+    np.testing.assert_allclose(colours[0, 0] / 255, table(1.0)[:3], atol=0.01)
+    if signed:
+        np.testing.assert_allclose(colours[-1, 0] / 255, table(0.0)[:3], atol=0.01)
+
+
 def test_the_peak_of_a_signed_map_is_its_largest_magnitude():
     values = np.zeros((1, 4, 5, 6))
     values[0, 1, 2, 3], values[0, 3, 3, 3] = -3, 2
@@ -118,15 +138,17 @@ def test_the_crosshair_can_be_switched_off_and_leaves_the_place_open():
 
 
 def test_contours_stand_in_place_of_the_wash():
-    place = np.stack(np.meshgrid(*[np.arange(21)] * 3, indexing="ij"))
-    values = np.exp(-((place - 10) ** 2).sum(0) / 18)[None]
+    centre = np.array([8, 10, 13])
+    place = np.stack(np.meshgrid(*[np.arange(21)] * 3, indexing="ij"), -1)
+    values = np.exp(-((place - centre) ** 2).sum(-1) / 18)[None]
     figure = Planes(contour=(0.5,), crosshair=False, window=(0, 1))(attribution(values, np.zeros_like(values))).figure
-    axes = axes_of(figure, "plane 0")
-    assert axes.images[0].get_array().max() == 0
-    (contour,) = axes.collections
-    (outline,) = contour.get_paths()
-    radius = np.linalg.norm(outline.vertices - 10, axis=1)
-    np.testing.assert_allclose(radius, np.sqrt(18 * np.log(2)), atol=0.1)
+    for panel in range(3):
+        axes = axes_of(figure, f"plane {panel}")
+        assert axes.images[0].get_array().max() == 0
+        (contour,) = axes.collections
+        (outline,) = contour.get_paths()
+        radius = np.linalg.norm(outline.vertices - np.delete(centre, panel)[::-1], axis=1)
+        np.testing.assert_allclose(radius, np.sqrt(18 * np.log(2)), atol=0.1)
 
 
 @pytest.mark.parametrize("shape", [(40, 40, 40), (64, 64, 8), (8, 64, 64), (4, 4, 200), (1, 1, 1), (60, 80), (3, 90)])
@@ -154,6 +176,15 @@ def test_no_text_overlaps_or_leaves_the_picture(shape, options, affine):
         for other in boxes[:i]:
             apart = box.x1 <= other.x0 or other.x1 <= box.x0 or box.y1 <= other.y0 or other.y1 <= box.y0
             assert apart, (box, other)
+
+
+@pytest.mark.parametrize(
+    "shape", [(64, 64, 64), (64, 64, 4), (4, 64, 64), (200, 4, 4), (4, 4, 200), (40, 90), (90, 40)]
+)
+def test_the_picture_has_its_size_whatever_the_shape(shape):
+    width, height = Planes(dpi=20)(attribution(np.ones((1, *shape)))).figure.get_size_inches()
+    assert width < 13
+    assert height < (6 if len(shape) == 3 else 9)
 
 
 def test_dpi_scales_the_picture():

@@ -105,11 +105,25 @@ def test_zero_is_transparent_and_high_is_hot():
 
 
 def test_opacity_grows_with_the_value_and_is_capped_by_alpha():
-    image = np.ones((1, 1, 5))
-    frame = flat(np.array([[[0, 0.25, 0.5, 0.75, 1]]]), image, window=(0, 1), alpha=0.5, cmap="gray_r").astype(int)
-    assert (np.diff(frame[0, :, 0]) < 0).all()
+    image, values = np.ones((1, 1, 5)), np.array([0, 0.25, 0.5, 0.75, 1])
+    frame = flat(values.reshape(1, 1, 5), image, window=(0, 1), alpha=0.5, cmap="gray_r").astype(int)
     assert frame[0, 0, 0] == 255
     assert frame[0, -1, 0] == 128  # half of white, half of the last colour, black
+    np.testing.assert_allclose(frame[0, :, 0], 255 * (1 - 0.5 * values**0.7 * values), atol=1)
+
+
+@pytest.mark.parametrize(("signed", "values"), [(False, [0.0, 0.5, 1.0]), (True, [-1.0, 0.0, 1.0])])
+def test_contours_have_the_full_colours_of_their_values(signed, values):
+    scene = Planes(cmap="gray").scene(attribution(np.ones((1, 2, 2)), signed=signed))
+    np.testing.assert_allclose(scene.colours(np.array(values)), np.repeat([[0], [0.5], [1]], 3, 1), atol=0.003)
+
+
+@pytest.mark.parametrize("renderer", [Blend, Planes, Matshow3d])
+def test_an_opaque_map_may_be_rounded_above_its_last_colour(renderer):
+    scene = renderer(alpha=1.0, cmap="gray").scene(attribution(np.ones((1, 2, 2))))
+    assert scene.wash(torch.zeros(1, 2, 2), torch.full((2, 2), 1 + 2**-23)).min() == 1
+    values = np.random.default_rng(0).random((1, 16, 20, 12))
+    renderer(alpha=1.0, vmax=0.5)(attribution(values, affine=np.diag([1, 1, 2.5, 1])))
 
 
 def test_signed_maps_get_diverging_colours_centred_at_zero():
@@ -131,6 +145,12 @@ def test_reduce(reduce, expected):
     expected = {"max_abs": [1, 1]}.get(reduce, expected)
     scene = Blend(reduce=reduce).scene(attribution(values, np.zeros((2, 1, 2)), signed=True))
     np.testing.assert_allclose(scene.scaled[0, 0], expected)
+
+
+@pytest.mark.parametrize(("reduce", "top"), [("sum", 2), ("mean", 1), ("max_abs", 3), (0, 2), (1, 3)])
+def test_what_is_reduced_keeps_its_unit(reduce, top):
+    values = np.array([[[-2.0, -1.0]], [[3.0, 3.0]]])
+    assert Blend(reduce=reduce).scene(attribution(values, np.zeros((2, 1, 2)), signed=True)).top == top
 
 
 def test_max_abs_keeps_the_sign():
@@ -156,15 +176,18 @@ def test_backdrop_channel_mean_colours_and_window():
     np.testing.assert_array_equal(flat(zero, image, channel=1)[..., 0] / 255, image[1])
     two = flat(zero, image[:2], window=(0, 1))
     np.testing.assert_allclose(two[..., 2] / 255, image[:2].mean(0), atol=0.003)
+    volume = Blend(window=(0, 1)).scene(attribution(zero[None], image[:, None]))  # three channels are no colours in 3-D
+    np.testing.assert_allclose(volume.backdrop[:, 0], image.mean(0, keepdims=True), rtol=1e-6)
     hounsfield = np.array([[[-1000.0, -160], [40, 240]]])
     np.testing.assert_array_equal(flat(zero, hounsfield, window=(-160, 240))[..., 0], [[0, 0], [128, 255]])
 
 
-def test_colours_of_a_normalised_photograph_come_back():
+@pytest.mark.parametrize(("mean", "deviation"), [(0.45, 0.2), (0.5, 0.5), (0.0, 1 / 255)])
+def test_colours_of_a_normalised_photograph_come_back(mean, deviation):
     photo = RNG.random((3, 6, 5))
     photo[:, 0, 0], photo[:, 1, 1] = 0, 1
     np.testing.assert_allclose(
-        flat(np.zeros((1, 6, 5)), (photo - 0.45) / 0.2), np.rint(np.moveaxis(photo, 0, -1) * 255), atol=1
+        flat(np.zeros((1, 6, 5)), (photo - mean) / deviation), np.rint(np.moveaxis(photo, 0, -1) * 255), atol=1
     )
 
 
@@ -173,6 +196,12 @@ def test_outliers_do_not_darken_a_scan():
     image[0, 0, 0, 0] = 1e6
     frames = Blend(size=1)(attribution(np.zeros((1, 10, 20, 30)), image)).frames
     assert 100 < frames.mean() < 155
+
+
+def test_black_and_white_are_percentiles():
+    image = np.linspace(0, 1000, 1001)
+    backdrop = Blend().scene(attribution(np.zeros((1, 7, 11, 13)), image.reshape(1, 7, 11, 13))).backdrop
+    np.testing.assert_allclose(backdrop.flatten(), ((image - 5) / 990).clip(0, 1), atol=1e-6)
 
 
 def test_a_sparse_scan_is_not_black():
@@ -244,11 +273,25 @@ def test_sheet_shows_at_most_64_slices_or_what_was_asked_for():
     a = attribution(np.ones((1, 130, 3, 4)), np.ones((1, 130, 3, 4)))
     captions = {n: Matshow3d(dpi=30, every_n=n)(a).figure.texts[1].get_text() for n in (None, 1, 50, 500)}
     assert "43 of 130 slices" in captions[None]
+    assert "64 of 128 slices" in Matshow3d(dpi=30)(attribution(np.ones((1, 128, 3, 4)))).figure.texts[1].get_text()
     assert "130 slices" in captions[1]
     assert "3 of 130 slices" in captions[50]
     assert "1 of 130 slices" in captions[500]
     wide = Matshow3d(dpi=30, every_n=50, frames_per_row=3)(a).frames
     assert wide.shape[2] > wide.shape[1]
+
+
+def test_a_sheet_has_the_colours_of_its_slices_and_names_the_side():
+    values = np.full((1, 4, 5, 6), 1.0)
+    a = attribution(values, np.zeros_like(values), np.eye(4), signed=True)
+    for axis, side in ((0, "A on the left"), (1, "R on the left"), (2, "R on the left")):
+        rendering = Matshow3d(dpi=30, alpha=1.0, frame_axis=axis)(a)
+        caption = rendering.figure.texts[1].get_text()
+        assert side in caption
+        assert "colours \N{MINUS SIGN}1 to 1" in caption
+        redder = rendering.frames[..., 0].astype(int) - rendering.frames[..., 2]
+        assert (redder > 200).sum() > 1000  # red: for
+        assert redder.min() > -100
 
 
 @pytest.mark.parametrize("place", [0, 64, 65, 66, 129])
@@ -305,7 +348,7 @@ def test_wrong_fields(renderer, options, message):
 @pytest.mark.parametrize(
     ("renderer", "options", "message"),
     [
-        (Blend, {"channel": 5}, "`channel` is 5; the image has 1"),
+        (Blend, {"channel": 1}, "`channel` is 1; the image has 1"),
         (Planes, {"reduce": 1}, "`reduce` is channel 1; the map has 1"),
         (Blend, {"frame_axis": 3}, "`frame_axis` is 3; the image has 3"),
         (Matshow3d, {"frame_axis": -4}, "`frame_axis` is -4"),

@@ -9,7 +9,8 @@ from helpers_renderers import attribution, gaussian_at, scan_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medviz.renderers.blend import Blend
+from medviz.renderers.annotate import draw_letters
+from medviz.renderers.blend import Blend, edge_letters
 from medviz.renderers.matshow3d import Matshow3d
 from medviz.renderers.orientation import orient, square_size, to_mm
 from medviz.renderers.planes import Planes
@@ -163,6 +164,39 @@ def test_a_2d_image_with_an_affine(columns, plane, letters, signs):
     side = panel_letters(rendering.figure, 0)
     assert [(side["top"], side["bottom"]), (side["left"], side["right"])] == letters
     assert any(text.get_text() == plane for text in rendering.figure.texts)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_are_those_of_the_map_and_of_the_image(axis):
+    values, image = np.random.default_rng(0).random((2, 1, 4, 5, 6))
+    scene = Planes(window=(0, 1)).scene(attribution(values, image))
+    backdrop, scaled = scene.slices(axis, [3, 0], scene.size(axis))
+    np.testing.assert_allclose(backdrop[0], np.moveaxis(image[0], axis, 0)[[3, 0]], rtol=1e-6)
+    np.testing.assert_allclose(scaled, np.moveaxis(values[0], axis, 0)[[3, 0]] / values.max(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("axis", "letters"),
+    [
+        (0, {"top": "A", "bottom": "P", "left": "R", "right": "L"}),
+        (1, {"top": "S", "bottom": "I", "left": "R", "right": "L"}),
+        (2, {"top": "S", "bottom": "I", "left": "A", "right": "P"}),
+    ],
+)
+def test_each_edge_of_a_frame_has_its_letter(axis, letters):
+    assert edge_letters(Blend().scene(marked()), axis) == letters
+
+
+@pytest.mark.parametrize(
+    ("edge", "place"), [("top", (0, 0.5)), ("bottom", (1, 0.5)), ("left", (0.5, 0)), ("right", (0.5, 1))]
+)
+def test_letters_stand_at_the_edges(edge, place):
+    frames = np.stack([np.full((90, 120, 3), grey, np.uint8) for grey in (0, 200)])
+    written = draw_letters(frames, {edge: "L"})
+    rows, columns = np.nonzero(written[0].max(-1))
+    assert (rows.mean() / 90, columns.mean() / 120) == pytest.approx(place, abs=0.12)
+    np.testing.assert_array_equal(written[1:], draw_letters(frames[1:], {edge: "L"}))
+    assert frames[0].max() == 0  # the frames that are given stay as they are
 
 
 def test_without_an_affine_nothing_is_turned_and_no_side_is_named():

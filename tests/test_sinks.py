@@ -20,6 +20,7 @@ from medviz.errors import PluginError
 from medviz.rendering import Rendering
 from medviz.sinks import encoding
 from medviz.sinks.gif import Gif
+from medviz.sinks.nifti import Nifti
 from medviz.sinks.npz import Npz
 from medviz.sinks.png import Png
 
@@ -75,6 +76,25 @@ def test_up_to_256_colours_are_exact(frames):
     decoded, delays, _ = gif_frames(encoding.gif_bytes(frames, fps=10))
     assert np.array_equal(decoded, frames)
     assert delays == [DELAY] * len(frames)
+
+
+def test_what_few_colours_leave_goes_to_the_greys():
+    greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1)
+    red = np.zeros((64, 3), np.uint8)
+    red[:, 0] = 4 * np.arange(64) + 3
+    frames = np.concatenate([greys, red]).reshape(1, 16, 20, 3)
+    decoded, _, _ = gif_frames(encoding.gif_bytes(frames, 10))
+    assert np.abs(decoded.astype(int) - frames).max() <= 1
+    assert decoded[0, 0, 0].tolist() == [0, 0, 0]
+    assert decoded[0, 12, 15].tolist() == [255, 255, 255]
+
+
+def test_greys_take_no_tint_from_colours_that_lie_nearer():
+    greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1)
+    tinted = np.concatenate([greys[:-1] + np.array([a, b, 1], np.uint8) for a, b in ((0, 0), (1, 0))])
+    frames = np.concatenate([greys, tinted, tinted[:2]]).reshape(1, 16, 48, 3)
+    decoded, _, _ = gif_frames(encoding.gif_bytes(frames, 10))
+    assert np.ptp(decoded[np.ptp(frames, -1) == 0], -1).max() == 0
 
 
 def test_all_greys_are_exact():
@@ -283,6 +303,16 @@ def test_an_existing_file_is_replaced_only_on_demand(tmp_path, sink):
     assert path.read_bytes() == before
     sink(path, overwrite=True, **options)(attribution(2)[1])
     assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize("sink", [Png, Gif, Npz, Nifti])
+def test_a_file_that_came_after_the_check_is_kept(tmp_path, monkeypatch, sink):
+    path = tmp_path / f"a{sink.suffixes[0]}"
+    path.write_text("theirs")
+    monkeypatch.setattr(sink, "check", lambda *_: None)
+    with pytest.raises(FileExistsError):
+        sink(path, **({"renderer": Tiny()} if sink in (Png, Gif) else {}))(attribution())
+    assert path.read_text() == "theirs"
 
 
 def test_what_a_sink_does_not_take(tmp_path):

@@ -207,3 +207,10 @@ def test_a_writer_that_writes_nothing_is_no_error(tmp_path):
     writer = tensorboardX.SummaryWriter(str(tmp_path), write_to_disk=False)
     TensorBoard(writer=writer, renderer=Tiny())(attribution())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_tag_in_two_folders_hides_nothing(tmp_path):
+    sink = TensorBoard(tmp_path / "{target}", renderer=Tiny())
+    sink.check([ResultKey(target=target, tag="t") for target in ("a", "b")])
+    with pytest.raises(ValueError, match="two results would have the tag 't' at step 0"):
+        sink.check([ResultKey(target="a", tag="t")] * 2)

@@ -82,7 +82,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         ValueError: a file that is refused or cannot be read, or keys or shapes that do not fit.
     """
-    given, own = _stripped(_state_dict(path)), model.state_dict()
+    own = model.state_dict()
+    given = _stripped(_state_dict(path), own)
     shapes = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(getattr(own[key], 'shape', ()))}"
         for key in given.keys() & own.keys()
@@ -141,10 +142,13 @@ def _read_torch(path: Path) -> Any:
         ) from err
 
 
-def _stripped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what DataParallel and torch.compile put in front of every key."""
+def _stripped(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Take off what DataParallel and torch.compile put in front of every key; the model's `own` may begin like that."""
     result = dict(state)
-    while result and (prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in result)), None)):
+    while result and result.keys() != own.keys():
+        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in result)), None)
+        if prefix is None:
+            break
         result = {key.removeprefix(prefix): value for key, value in result.items()}
     return result
 

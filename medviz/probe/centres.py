@@ -150,9 +150,9 @@ class _Follow(TorchFunctionMode):
     def _written(self, target: Tensor, index: Any, value: Any) -> Place:
         """Where lies a map that was written into."""
         where, what = self._place(target), self._place(value) if isinstance(value, Tensor) else None
-        if what is None or (where == what and moves.is_along_channels(index)):
+        if what is None or (where == what and moves.is_along_channels(index, self._axes)):
             return where
-        return what if where is None and moves.is_along_channels(index) else _Nowhere.LOST
+        return what if where is None and moves.is_along_channels(index, self._axes) else _Nowhere.LOST
 
     def _alone(self, grid: Size) -> Centres | None:
         found = self._of_size.get(grid, set())
@@ -164,7 +164,8 @@ class _Follow(TorchFunctionMode):
         before = list(tensors_in([*args, *kwargs.values()]))
         places = [self._place(tensor) for tensor in before]
         maps = [(t, place) for t, place in zip(before, places, strict=True) if isinstance(place, Centres)]
-        if _Nowhere.LOST in places or (maps and made.ndim == self._axes and moves.swaps(name, args, self._axes)):
+        turned = maps and made.ndim == self._axes and moves.swaps(name, args, kwargs, self._axes)
+        if _Nowhere.LOST in places or turned:
             return _Nowhere.LOST
         if all(place is None for place in places) or moves.is_constant(name):
             return None

@@ -54,22 +54,27 @@ def is_constant(name: str) -> bool:
     return name.endswith("_like") or name.startswith("new_")
 
 
-def swaps(name: str, args: Any, axes: int) -> bool:
+def swaps(name: str, args: Any, kwargs: Mapping[str, Any], axes: int) -> bool:
     """Return whether an operation puts the spatial axes of a map into another order, the channels staying second."""
     if name == "mT":
         return True
-    if name in ("transpose", "swapaxes", "swapdims") and len(args) > 2:
-        return all(isinstance(n, int) and n % axes >= 2 for n in args[1:3])
+    if name in ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis"):
+        given = [*args[1:], *(value for key, value in kwargs.items() if key != "input")]
+        named = [n for one in given for n in (one if isinstance(one, tuple | list) else (one,))]
+        return all(isinstance(n, int) and n % axes >= 2 for n in named)
     if name == "permute":
         order = [n % axes for n in (args[1] if isinstance(args[1], tuple | list) else args[1:])]
         return order[:2] == [0, 1] and order != sorted(order)
     return False
 
 
-def is_along_channels(index: Any) -> bool:
-    """Return whether an index takes all of each spatial axis."""
+def is_along_channels(index: Any, axes: int) -> bool:
+    """Return whether an index takes all of each spatial axis of a map of so many `axes`."""
     each = index if isinstance(index, tuple) else (index,)
-    return all(one is Ellipsis or one == slice(None) for one in each[2:]) and not isinstance(each[0], Tensor)
+    at = next((i for i, one in enumerate(each) if one is Ellipsis), len(each))
+    front, back = each[:at], each[at + 1 :]
+    every = [*front, *[slice(None)] * (axes - len(front) - len(back)), *back]
+    return all(isinstance(one, slice) and one == slice(None) for one in every[2:]) and not isinstance(every[0], Tensor)
 
 
 def keeps(name: str, args: Any, kwargs: Mapping[str, Any], axes: int) -> bool:
@@ -150,9 +155,11 @@ def _pad(nd: int, args: Any, kwargs: Any, old: Size, new: Size) -> Moved:
 def _resized(nd: int, args: Any, kwargs: Any, old: Size, new: Size) -> Moved:
     """Every cell of the new grid stands for an equal part of the old one, or for one cell of it."""
     given = _bound(_RESIZED, args, kwargs)
-    if given.get("align_corners") and min(old) > 1:
-        return [0.0] * nd, [(o - 1) / max(1, n - 1) for o, n in zip(old, new, strict=True)]
     times = [o / n for o, n in zip(old, new, strict=True)]
+    if given.get("align_corners"):
+        ends = [(o - 1) / max(1, n - 1) for o, n in zip(old, new, strict=True)]
+        each = [(0.0, e) if e else ((t - 1) / 2, t) for e, t in zip(ends, times, strict=True)]  # of one cell: its parts
+        return [first for first, _ in each], [step for _, step in each]
     if given.get("scale_factor") is not None and not given.get("recompute_scale_factor"):
         times = [1 / factor for factor in windows.each_axis(given["scale_factor"], nd)]
     mode = str(given.get("mode", "nearest"))

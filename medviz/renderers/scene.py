@@ -105,7 +105,7 @@ class Scene:
     def wash(self, backdrop: Tensor, scaled: Tensor) -> Tensor:
         """Lay the scaled map `(*S)` over the backdrop `(1 or 3, *S)`, both 2-D or 3-D; zero is transparent."""
         position = (scaled + 1) / 2 if self.signed else scaled
-        opacity = scaled.abs().pow_(_OPACITY_POWER).mul_(self.alpha)
+        opacity = scaled.abs().clamp_(max=1).pow_(_OPACITY_POWER).mul_(self.alpha)  # resampling may round above 1
         washed: Tensor = blend_images(
             backdrop, position[None], opacity, self.cmap, rescale_arrays=False, transparent_background=False
         )
