@@ -605,7 +605,7 @@ def test_clean_activations_that_nobody_looks_at_are_given_up() -> None:
     with torch.no_grad():
         engine = Incremental(model, torch.rand(1, 1, 16, 16))
     held = {str(node): value.is_meta for node, value in engine.clean.items()}
-    assert held == {"input_1": False, "_0": True, "_1": True, "_2": False, "_3": False, "_4": False} | {
+    assert held == {"image": False, "_0": True, "_1": True, "_2": False, "_3": False, "_4": False} | {
         name: False for name in held if name in ("_5", "_6", "output")
     }
 

@@ -89,7 +89,7 @@ BROKEN: dict[str, tuple[str, str, str]] = {
         "sinks",
         f"{_HEAD}class Broken(Sink):\n    def check(self, attribution):\n        return True\n"
         "    @hookimpl\n    def write(self, attribution):\n        return 'x'\n",
-        r"Broken.check is not check\(self, places\), which every medviz.Sink has; give it another name",
+        r"Broken.check is not check\(self, keys\), which every medviz.Sink has; give it another name",
     ),
     "noclass": ("explainers", "Broken = object()\n", "is not a class; an entry point names the plugin's class"),
     "wrongbase": ("explainers", "class Broken:\n    pass\n", "does not subclass medviz.Explainer"),

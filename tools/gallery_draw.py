@@ -14,7 +14,7 @@ from PIL import Image as Picture
 from medviz import Attribution, Rendering, hookimpl
 from medviz.renderers.annotate import BACKGROUND, FAINT, TEXT, add_axes, draw_letters, new_figure, rasterise
 from medviz.renderers.blend import edge_letters
-from medviz.renderers.map_renderer import SIGNED_CMAP, UNSIGNED_CMAP, MapRenderer, as_tuple
+from medviz.renderers.map_renderer import SIGNED_CMAP, UNSIGNED_CMAP, MapRenderer, as_plain
 from medviz.renderers.scene import Scene, to_uint8
 from medviz.sinks.palette import shared_palette
 
@@ -35,7 +35,7 @@ class Slice(MapRenderer):
         outline: `(*S)` bool, drawn as a line; None: nothing.
     """
 
-    voxel: tuple[int, ...] | None = attrs.field(default=None, converter=as_tuple)
+    voxel: tuple[int, ...] | None = attrs.field(default=None, converter=as_plain)
     wash: bool = True
     outline: Any = None
 
