@@ -17,7 +17,7 @@ from torch import Tensor
 from medviz.files import atomic
 from medviz.image import as_affine, spacing_of
 from medviz.targets import named
-from medviz.tensors import numpy_of
+from medviz.tensors import numpy_of, wide
 
 _FORMAT = 1
 _SHOWN = 4  # images of a batch in a notebook
@@ -66,10 +66,12 @@ class Attribution:
             )
         if len(self.values) != len(self.image):
             raise ValueError(f"{len(self.values)} maps for {len(self.image)} images.")
-        for name in ("classes", "scores", "index"):
+        for name in ("classes", "scores", "index", "raw"):
             held = getattr(self, name)
-            if held and len(held) != len(self):
+            if held is not None and len(held) not in (0, len(self)):
                 raise ValueError(f"`{name}` holds {len(held)} values for {len(self)} images; expected one for each.")
+        object.__setattr__(self, "values", wide(self.values))
+        object.__setattr__(self, "raw", None if self.raw is None else wide(self.raw))
         object.__setattr__(self, "affine", as_affine(self.affine, (len(self), 4, 4)))
         object.__setattr__(self, "index", self.index or tuple(range(len(self))))
 

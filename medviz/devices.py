@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from medviz.errors import first_line
+
 
 def as_device(device: torch.device | str) -> torch.device:
     """Return the device that a name such as "cuda:1" stands for, whether it is there or not.
@@ -35,7 +37,7 @@ def usable(device: str) -> torch.device:
     try:
         torch.zeros((), device=found).item()
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as err:
-        reason = str(err).partition("\n")[0].partition(". ")[0].rstrip(".")  # what follows is for PyTorch's developers
+        reason = first_line(err).partition(". ")[0].rstrip(".")  # what follows is for PyTorch's developers
         if any(said in reason for said in ("INTERNAL ASSERT", "Could not run", "meta tensors")):
             reason = "this build of PyTorch keeps no tensors there"
         raise ValueError(f"`device` {device!r} cannot be used here: {reason}; use cpu.") from err

@@ -10,6 +10,11 @@ class PluginError(ValueError):
     """A plugin is unknown, ambiguous, broken, wrongly configured, or does not keep the contract of its kind."""
 
 
+def first_line(err: Exception) -> str:
+    """Return what an error says first; what follows is for those who wrote what raised it."""
+    return str(err).partition("\n")[0]
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x' or 'y'?"`` for the near misses of `name` among `known`, or ``"."`` without any."""
     lower: dict[str, str] = {}

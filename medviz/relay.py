@@ -46,7 +46,7 @@ def run_explainer(explainer: Explainer, probe: Probe, target: FixedTarget, wrapp
 
     around = as_wrappers(wrappers)
     values = _call(explainer, "explain", {"probe": probe, "target": target}, around)
-    shape = (len(probe.inputs), *probe.inputs.shape[1:])
+    shape = tuple(probe.inputs.shape)
     if not is_ordinary(values):
         raise _wrong(
             explainer, "explain", values, "a floating-point tensor (B, K, *s), dense, of 16 to 64 bits", around

@@ -15,15 +15,8 @@ from medviz.tensors import as_tensor, plain
 from medviz.validators import as_python, of_type
 
 _log = logging.getLogger("medviz")
-# what PyTorch compares with 0, which it does not do with unsigned integers of 16 bits and more
-_COMPARED = (
-    torch.bool,
-    torch.uint8,
-    torch.int32,
-    torch.int64,
-    torch.float32,
-    torch.float64,
-)  # PyTorch lacks some others
+# what PyTorch computes everything with; it knows other numbers in part, such as unsigned integers of 16 bits
+_KNOWN = (torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32, torch.float64)
 
 
 def _as_mask(mask: Any) -> Any:
@@ -34,7 +27,7 @@ def _as_mask(mask: Any) -> Any:
     weights = plain(as_tensor(mask)).detach()
     if weights.is_nested or weights.layout != torch.strided or weights.is_complex() or weights.is_meta:
         raise TypeError(f"`mask` is {weights.dtype}, {weights.layout}, on {weights.device}; expected real weights.")
-    known = weights if weights.dtype in _COMPARED else weights.float()
+    known = weights if weights.dtype in _KNOWN else weights.float()
     if not torch.isfinite(known).all() or (known < 0).any():
         raise ValueError("`mask` holds weights that are negative, NaN or infinite.")
     return weights

@@ -9,6 +9,7 @@ import click
 
 from medviz.cli.options import model_options
 from medviz.cli.shell import debug_option
+from medviz.cli.targets import FORMS
 
 
 def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | str:
@@ -32,8 +33,7 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | str:
     multiple=True,
     default=["predicted"],
     show_default=True,
-    help="3, predicted, positive, negative, value:0, segmentation:1, segmentation:1:predicted, segmentation:1:positive "
-    "or package.module:function. Repeatable.",
+    help=f"{FORMS}. Repeatable.",
 )
 @click.option("--renderer", "renderers", multiple=True, help="For every picture sink that names none. Repeatable.")
 @click.option("--sink", "sinks", multiple=True, required=True, help="png:path=out.png. Repeatable.")

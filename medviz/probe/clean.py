@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
+from medviz.errors import first_line
 from medviz.finite import check_finite
 from medviz.probe.copies import copy_on_write
 from medviz.probe.cut import Cut
@@ -129,7 +130,7 @@ class CleanPass:
             if not self._starts.followed or not {"inplace", "in-place"} & set(str(err).split()):
                 raise
             self._starts.followed = False
-            _log.info("views of the layers' outputs are not followed: %s", str(err).partition("\n")[0])
+            _log.info("views of the layers' outputs are not followed: %s", first_line(err))
             self._done = None if self._done is None else self._capture(list(self._done[1].tensors))
             return work()
 
@@ -181,7 +182,7 @@ class CleanPass:
         except (RuntimeError, ValueError) as err:
             if is_out_of_memory(err):
                 raise
-            _log.info("which layers lead to the output is not known: %s", str(err).partition("\n")[0])
+            _log.info("which layers lead to the output is not known: %s", first_line(err))
 
     def _capture(self, wanted: Iterable[str | None], *watching: RollingCut) -> tuple[Tensor, Cut]:
         """Cut the graph at the layers and keep what they return."""

@@ -9,11 +9,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from medviz.errors import first_line
 from medviz.probe.runner import Runner
 
 _log = logging.getLogger("medviz")
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # of the largest output; the rest: half precision
-_HALF = 2e-2
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # of the largest output
 
 Compiled = bool | str
 
@@ -80,9 +80,9 @@ class CompiledPasses:
         except torch.OutOfMemoryError:
             raise
         except Exception as err:
-            return f"{type(err).__name__}: {str(err).partition(chr(10))[0]}"
+            return f"{type(err).__name__}: {first_line(err)}"
         largest, error = plain.abs().max(), (made - plain).abs().max()
-        if not error <= _TOLERANCE.get(plain.dtype, _HALF) * largest:
+        if not error <= self.runner.tolerance(plain, _TOLERANCE) * largest:
             return f"the compiled model's output differs by {float(error):.1e}"
         self._fast = fast
         return ""

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from medviz.errors import first_line
 from medviz.incremental.boxes import Box
 from medviz.incremental.copying import cut
 from medviz.incremental.engine import Incremental
@@ -26,8 +27,7 @@ _FEWEST = 16  # windows, below which the clean activations and the proof do not 
 _LOOKED_AT = 32  # windows, about, among which the proof finds one that changes much
 _MEASURED = 8  # windows whose error is measured, about, where boxes stop growing
 _WORTH = 0.95  # of the work of whole passes: above it, the memory that boxes take costs more than they save
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest output; the rest: half precision
-_HALF = 2e-2
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest output
 _BY_CHANCE = 1e3  # how much smaller an output may be than most, and still be held against them
 
 
@@ -121,7 +121,7 @@ class PatchedPasses:
             with untouched(modules(model)), self.runner.casting():
                 engine = Incremental(model, rows.clean.clone(), growth)
         except Exception as err:
-            raise _RefusedError(f"the model cannot be traced: {_first_line(err)}") from err
+            raise _RefusedError(f"the model cannot be traced: {first_line(err)}") from err
         self._held = (image, engine)
         return engine
 
@@ -139,7 +139,7 @@ class PatchedPasses:
                 if is_out_of_memory(err):
                     raise
                 self._refused.add(kind)
-                _log.warning("whole passes from here on, for incremental inference fails: %s", _first_line(err))
+                _log.warning("whole passes from here on, for incremental inference fails: %s", first_line(err))
         return self._pass(Box(rows.clean, patches, corners).whole(), rows.index[part])
 
     def _pass(self, images: Tensor, index: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class PatchedPasses:
         try:
             made = self._run(engine, patches, corners)
         except Exception as err:
-            raise _RefusedError(f"incremental inference fails here: {type(err).__name__}: {_first_line(err)}") from err
+            raise _RefusedError(f"incremental inference fails here: {type(err).__name__}: {first_line(err)}") from err
         work = engine.share + engine.overhead
         if work > _WORTH:
             raise _RefusedError(f"incremental inference does {work:.0%} of the work of whole passes")
@@ -167,16 +167,11 @@ class PatchedPasses:
         if growth == 1:
             if (expected == expected[:1]).all():
                 raise _RefusedError("the windows that are tried change nothing, which proves nothing")
-            _compare(made, expected, self._tolerance(expected))
+            _compare(made, expected, self.runner.tolerance(expected, _TOLERANCE))
         else:
             change = expected - self._pass(rows.clean, rows.index[:1])
             part = _of_each_output(made - expected) / _of_each_output(change).clamp_min(1e-30)
             _log.info("`growth` %g changes what windows do to an output by up to %.1e of it", growth, float(part.max()))
-
-    def _tolerance(self, output: Tensor) -> float:
-        """How much of the largest output incremental inference may differ by: the least precise step decides."""
-        steps = {output.dtype, self.runner.dtype, self.runner.autocast}
-        return max(_TOLERANCE.get(dtype, _HALF) for dtype in steps if dtype is not None)
 
     def _whole(self, rows: Patched, patches: Tensor, corners: Tensor) -> Tensor:
         """Return the outputs of whole copies, run one by one: `batch_size` may allow no more.
@@ -242,7 +237,3 @@ def _compare(made: Tensor, expected: Tensor, tolerance: float) -> None:
 def _of_each_output(values: Tensor) -> Tensor:
     """The largest magnitude of each output `(N,)`."""
     return values.abs().movedim(1, 0).flatten(1).amax(1)
-
-
-def _first_line(err: Exception) -> str:
-    return str(err).partition("\n")[0]

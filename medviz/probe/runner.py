@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -17,6 +17,8 @@ from medviz.probe.failures import clearer
 from medviz.probe.gradients import gradients
 from medviz.targets import FixedTarget
 from medviz.tensors import wide
+
+_HALF = 2e-2  # of the largest output
 
 
 @attrs.frozen(eq=False)
@@ -97,6 +99,16 @@ class Runner:
     def casting(self) -> contextlib.AbstractContextManager[object]:
         """Cast the model's operations as `autocast` says, during the block."""
         return models.casting(self.device, self.autocast)
+
+    def tolerance(self, output: Tensor, each: Mapping[torch.dtype, float]) -> float:
+        """Return how much of its largest value an output may differ by: the least precise step on its way decides.
+
+        Args:
+            output: as `run` returns it.
+            each: how much for each precision, but half precision.
+        """
+        steps = (output.dtype, self.dtype, self.autocast)
+        return max(each.get(dtype, _HALF) for dtype in steps if dtype is not None)
 
     def is_half(self, *tensors: Tensor) -> bool:
         """Return whether float16 values are on the way to or from `tensors`."""

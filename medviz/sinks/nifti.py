@@ -22,8 +22,8 @@ class Nifti(FileSink):
     Spatial axes come first, K maps of each channel become a fourth axis, and a 2-D image gets a third axis of length 1.
     `cal_min` and `cal_max` tell viewers what to show: 0 to the largest value, or both signs alike for a signed map.
     Without an affine the file claims no patient space (both form codes are 0), else both forms are that affine, which
-    a scan's sform is where it has one. Where the affine holds a shear, which a
-    quaternion cannot, only the sform is set.
+    a scan's sform is where it has one. Where the affine holds a shear, which a quaternion cannot, only the sform is
+    set.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".nii", ".nii.gz")
