@@ -33,11 +33,18 @@ class ModelArguments:
     """The positional and keyword arguments after the image, for so many images.
 
     What lies in lists, tuples and dicts is treated like what does not.
+
+    Args:
+        args: the positional ones.
+        kwargs: the others.
+        images: how many images there are.
+        whole: how many there are in the whole batch, of which these are a part.
     """
 
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = attrs.field(factory=dict)
     images: int = 1
+    whole: int = 1
 
     def of(self, images: int) -> ModelArguments:
         """Return them for so many images.
@@ -51,7 +58,25 @@ class ModelArguments:
                 raise ValueError(f"the model argument {name!r} has {len(value.rows)} rows for {images} images.")
             return value
 
-        return attrs.evolve(self._each(one), images=images)
+        return attrs.evolve(self._each(one), images=images, whole=max(self.whole, images))
+
+    def unmarked(self) -> str | None:
+        """Say which argument has a row for each image of the whole batch, where these are a part of it."""
+        found: list[Any] = []
+
+        def one(name: Any, value: Any) -> Any:
+            if isinstance(value, Tensor) and value.ndim and len(value) == self.whole:
+                found.append(name)
+            return value
+
+        if self.whole > self.images:
+            self._each(one)
+        if not found:
+            return None
+        return (
+            f"the model argument {found[0]!r} has {self.whole} rows, and {self.images} of {self.whole} images are in "
+            "this pass; if each image has a row of its own, mark it: medviz.per_image(…)."
+        )
 
     def at(self, index: Tensor, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments for the rows that belong to the images `index` (M,), copied: a model may change them.
@@ -93,7 +118,7 @@ class ModelArguments:
         """Return them with `one(name, value)` in the place of each value."""
         args = [_mapped(functools.partial(one, i), value) for i, value in enumerate(self.args)]
         kwargs = {name: _mapped(functools.partial(one, name), value) for name, value in self.kwargs.items()}
-        return ModelArguments(args, kwargs, self.images)
+        return attrs.evolve(self, args=args, kwargs=kwargs)
 
 
 def _mapped(one: Callable[[Any], Any], value: Any) -> Any:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import medviz
+from medviz.model_arguments import ModelArguments
 from medviz.probe.failures import clearer
 
 
@@ -55,6 +56,26 @@ def test_what_a_model_takes_beside_the_image_is_asked_for() -> None:
         medviz.explain(Aged(), torch.rand(1, 1, 8, 8), "vanillagrad")
 
 
+class Shifted(nn.Module):
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        return (x + shift[:, None, None, None]).mean((2, 3))
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_row_for_each_image_is_to_be_marked_where_images_go_in_parts(size: int) -> None:
+    image, shift = torch.rand(6, 1, 8, 8), torch.arange(6.0)
+    says = r"argument 0 has 6 rows, and \d of 6 images are in this pass; .* mark it: medviz.per_image.* own error"
+    with pytest.raises(ValueError, match=says):
+        medviz.explain(Shifted(), image, "vanillagrad", batch_size=size, model_args=(shift,))
+    marked = (medviz.per_image(shift),)
+    assert len(medviz.explain(Shifted(), image, "vanillagrad", batch_size=size, model_args=marked)) == 6
+
+
+def test_an_argument_of_another_length_is_not_blamed() -> None:
+    with pytest.raises(RuntimeError, match="must match the size"):
+        medviz.explain(Shifted(), torch.rand(6, 1, 8, 8), "vanillagrad", batch_size=2, model_args=(torch.ones(5),))
+
+
 @pytest.mark.parametrize(
     "err",
     [
@@ -64,7 +85,7 @@ def test_what_a_model_takes_beside_the_image_is_asked_for() -> None:
     ],
 )
 def test_an_error_of_another_reason_stays_as_it_is(err: Exception) -> None:
-    assert clearer(err, network(3), torch.rand(1, 1, 8, 8)) is None
+    assert clearer(err, network(3), torch.rand(1, 1, 8, 8), ModelArguments()) is None
 
 
 def test_an_error_further_down_is_none_of_the_images() -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from medviz.model_arguments import ModelArguments
+
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 _CHANNELS = re.compile(r"expected input\[(?P<shape>[\d, ]+)\] to have (?P<wanted>\d+) channels")
 
@@ -18,13 +20,14 @@ def is_out_of_memory(err: Exception) -> bool:
     return isinstance(err, torch.OutOfMemoryError) or any(text in str(err) for text in _NO_MEMORY)
 
 
-def clearer(err: Exception, model: nn.Module, images: Tensor) -> Exception | None:
+def clearer(err: Exception, model: nn.Module, images: Tensor, arguments: ModelArguments) -> Exception | None:
     """Return an error that says what to do about `err`, or None where nothing better is known.
 
     Args:
         err: raised by `model` when it was given `images`.
         model: the network.
         images: `(M, C, *S)`.
+        arguments: what else it was given.
     """
     if isinstance(err, TypeError):
         if f"{type(model).__name__}.forward() missing" not in str(err):
@@ -35,7 +38,10 @@ def clearer(err: Exception, model: nn.Module, images: Tensor) -> Exception | Non
             "the model was built under torch.inference_mode(), so that no gradient can pass it; build and load it "
             "outside, or use a method that needs no gradient."
         )
-    unsuited = None if is_out_of_memory(err) else _unsuited_axes(err, model, images) or _unsuited_channels(err, images)
+    if is_out_of_memory(err):
+        return None
+    unsuited = _unsuited_axes(err, model, images) or _unsuited_channels(err, images)
+    unsuited = unsuited or (None if _is_ours(err) else arguments.unmarked())
     return None if unsuited is None else ValueError(f"{unsuited} The model's own error: {err}")
 
 

@@ -91,7 +91,7 @@ class Runner:
         try:
             return self.model(*args, **kwargs)
         except (TypeError, ValueError, RuntimeError) as err:
-            reason = clearer(err, self.model, args[0])
+            reason = clearer(err, self.model, args[0], self.arguments)
             if reason is None:
                 raise
             raise reason from err
