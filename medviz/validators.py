@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -62,9 +63,10 @@ def one_of(*allowed: str) -> Validator:
 
 
 def as_python(value: Any) -> Any:
-    """Return NumPy's numbers as Python's, also inside of lists and tuples; anything else stays."""
+    """Return NumPy's numbers as Python's, also inside of lists and tuples; anything else stays what it is."""
     if type(value) in (list, tuple):
-        return type(value)(map(as_python, value))
+        made = type(value)(map(as_python, value))
+        return value if all(map(operator.is_, made, value)) else made
     numpy = sys.modules.get("numpy")  # where nobody has imported it, there is no number of it
     return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 import medviz
@@ -13,6 +14,7 @@ from medviz.explainers.hirescam import HiResCAM
 from medviz.explainers.smoothgrad import SmoothGrad
 from medviz.renderers.matshow3d import Matshow3d
 from medviz.renderers.planes import Planes
+from medviz.validators import as_python
 
 WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], str]] = [
     (HiResCAM, {"relu": "yes"}, TypeError, "`relu` is True or False; got 'yes'."),
@@ -29,3 +31,12 @@ def test_one_sentence(cls: Callable[..., Any], parameters: dict[str, Any], kind:
     with pytest.raises(kind) as caught:
         cls(**parameters)
     assert str(caught.value) == text
+
+
+def test_what_holds_no_number_of_numpy_is_handed_on_itself() -> None:
+    """A plugin may collect what it makes in a list of the caller's."""
+    for mine in ([1, (2.0, "a")], (), np.ones(1), "text"):
+        assert as_python(mine) is mine
+    made = as_python([np.int64(1), (np.float64(2), "a")])
+    assert made == [1, (2.0, "a")]
+    assert [type(made[0]), type(made[1][0])] == [int, float]
