@@ -68,7 +68,8 @@ def as_python(value: Any) -> Any:
         made = type(value)(map(as_python, value))
         return value if all(map(operator.is_, made, value)) else made
     numpy = sys.modules.get("numpy")  # where nobody has imported it, there is no number of it
-    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
+    numbers = () if numpy is None else (numpy.bool_, numpy.integer, numpy.floating)
+    return value.item() if isinstance(value, numbers) and value.dtype.kind != "m" else value  # a duration is none
 
 
 SEED = whole(0, 1 << 32)  # torch's generator on the CPU looks at 32 bits

@@ -227,6 +227,8 @@ TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "not torch's own": lambda x: torch.from_numpy(np.roll(x.numpy(), 3, axis=2)),
     "set": _set,
     "set behind dots": _set_behind_dots,
+    "chosen behind dots": lambda x: x[..., torch.arange(x.shape[-1] - 1, -1, -1)],
+    "chosen rows behind dots": lambda x: x[..., torch.arange(x.shape[-2] - 1, -1, -1), :],
     "set where": _set_where,
     "two places": lambda x: x[:, :, :12] + x[:, :, 4:],
     "nearest, not whole": lambda x: F.interpolate(x, (11, 11)),

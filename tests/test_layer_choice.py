@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from networks import check_close, images
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint
 
 import medviz
 
@@ -236,3 +238,169 @@ def test_the_pass_that_follows_the_graph_holds_no_tensors() -> None:
     model.layers = layers
     medviz.explain(model, images(1, 2, 32, 32), "gradcam", medviz.SegmentationTarget(1))
     assert alive == [0, 0, 0]  # the choice, the way to the output, the layer itself
+
+
+FREE = ("eigencam", "ablationcam")  # no gradient
+
+
+class Branches(nn.Module):
+    """Two stages; `scores` come from the second, and something else from the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.scores, self.aside = nn.Conv2d(4, 3, 1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        first = self.first(x)
+        return F.interpolate(self.scores(self.inside(first)), size=x.shape[2:]), self.aside(first)
+
+    def inside(self, first: Tensor) -> Tensor:
+        return self.second(first)
+
+
+class Differentiates(Branches):
+    def inside(self, first: Tensor) -> Tensor:
+        second = self.second(first)
+        with torch.enable_grad():
+            leaf = second.detach().requires_grad_()
+            (slope,) = torch.autograd.grad((leaf**3).sum(), leaf)
+        return second + 0.1 * slope
+
+
+class Frozen(Branches):
+    def inside(self, first: Tensor) -> Tensor:
+        with torch.no_grad():
+            second = self.second(first)
+        return second + 0.1 * F.avg_pool2d(first, 2)
+
+
+class Recomputed(Branches):
+    def inside(self, first: Tensor) -> Tensor:
+        made = checkpoint(self.second, first, use_reentrant=True)
+        assert isinstance(made, Tensor)
+        return made
+
+
+class Counts(Branches):
+    """Converts a value, of which PyTorch warns where it has a graph."""
+
+    def inside(self, first: Tensor) -> Tensor:
+        return self.second(first / float(first.abs().max()))
+
+
+class OtherOrder(Branches):
+    def forward(self, x: Tensor) -> Any:
+        first = self.first(x)
+        if torch.is_grad_enabled():
+            scores, aside = self.scores(self.second(first)), self.aside(first)
+        else:
+            aside, scores = self.aside(first), self.scores(self.second(first))
+        return F.interpolate(scores, size=x.shape[2:]), aside
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # PyTorch's, of the checkpoint
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        *(
+            (kind, method)
+            for kind in (Branches, Differentiates, OtherOrder)
+            for method in ("hirescam:relu=false", *FREE)
+        ),
+        *((kind, method) for kind in (Frozen, Recomputed, Counts) for method in FREE),
+    ],
+)
+def test_the_stage_before_the_scores_whatever_happens_inside(kind: type[Branches], method: str) -> None:
+    torch.manual_seed(0)
+    assert chosen(kind(), images(1, 2, 16, 16), medviz.SegmentationTarget(1), method) == "second"
+
+
+class Tower(nn.Module):
+    """One tower reads two levels of a pyramid, as those of detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse, self.tower = nn.Conv2d(2, 4, 3, 2), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 4, 3)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        fine = self.fine(x)
+        levels = (fine, self.coarse(fine))
+        return [self.head(self.tower(level).relu().mean((2, 3))) for level in levels]
+
+
+@pytest.mark.parametrize("method", ["gradcam", "eigencam", "ablationcam"])
+def test_a_layer_whose_last_call_leads_elsewhere_is_not_taken(method: str) -> None:
+    assert chosen(Tower(), images(1, 2, 24, 24), method=method) == "fine"
+
+
+class Cropped(nn.Module):
+    """What a layer returns is a view, which is changed in place behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.crop, self.fc = nn.Conv2d(2, 4, 3), Crop(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        features = F.relu_(self.crop(self.conv(x))).mean((2, 3))
+        return self.fc(features), features
+
+
+class Crop(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :-1]
+
+
+@pytest.mark.parametrize("method", ["gradcam", "eigencam"])
+def test_a_view_that_is_changed_in_place_leads_on(method: str) -> None:
+    assert chosen(Cropped(), images(1, 2, 9, 9), method=method) == "crop"
+
+
+class Reconstructs(nn.Module):
+    """A loss is kept on `self`, of a decoder that runs after the scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc, self.decoder = nn.Conv2d(2, 4, 3), nn.Linear(4, 3), nn.ConvTranspose2d(4, 2, 3)
+        self.loss: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x)
+        scores: Tensor = self.fc(features.mean((2, 3)))
+        self.loss = (self.decoder(features) - x).pow(2).mean()
+        return scores
+
+
+@pytest.mark.parametrize("method", ["gradcam", "eigencam", "ablationcam"])
+def test_what_runs_after_the_scores_is_left_out(method: str) -> None:
+    assert chosen(Reconstructs(), images(1, 2, 9, 9), method=method) == "conv"
+
+
+@pytest.mark.parametrize("method", ["gradcam", "eigencam"])
+@pytest.mark.parametrize("norm", [spectral_norm, weight_norm])
+def test_weights_that_are_computed_are_no_maps_and_make_a_layer_one_with_parameters(norm: Any, method: str) -> None:
+    layers = [norm(nn.Conv2d(2, 4, 3, 2)), nn.ReLU(), norm(nn.Conv2d(4, 4, 3)), norm(nn.Conv2d(4, 3, 1, bias=False))]
+    assert chosen(nn.Sequential(*layers), images(1, 2, 16, 16), medviz.SegmentationTarget(1), method) == "2"
+
+
+class Remembers(Branches):
+    """Changes only on images that differ from the clean one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("most", torch.zeros(1))
+        self.most: Tensor
+
+    def inside(self, first: Tensor) -> Tensor:
+        second = self.second(first)
+        self.most.copy_(torch.maximum(self.most, (second.detach().abs().amax((0, 2, 3)) < 1e-9).sum()))
+        return second * (1 + self.most)
+
+
+def test_a_memory_that_the_clean_passes_do_not_show_is_found_behind_them() -> None:
+    model, image, target = Remembers(), images(1, 2, 16, 16), medviz.SegmentationTarget(1)
+    automatic = medviz.explain(model, image, "ablationcam", target, batch_size=1)
+    named = medviz.explain(model, image, "ablationcam:layer=second", target, batch_size=1)
+    check_close(automatic.raw, named.raw)
+    assert not model.most.any()

@@ -35,7 +35,7 @@ def test_one_sentence(cls: Callable[..., Any], parameters: dict[str, Any], kind:
 
 def test_what_holds_no_number_of_numpy_is_handed_on_itself() -> None:
     """A plugin may collect what it makes in a list of the caller's."""
-    for mine in ([1, (2.0, "a")], (), np.ones(1), "text"):
+    for mine in ([1, (2.0, "a")], (), np.ones(1), "text", np.datetime64(1, "s"), np.timedelta64(1, "s")):
         assert as_python(mine) is mine
     made = as_python([np.int64(1), (np.float64(2), "a")])
     assert made == [1, (2.0, "a")]

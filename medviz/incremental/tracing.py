@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import operator
 import threading
-import typing
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -146,11 +145,10 @@ class _Tracer(fx.Tracer):
 def _knowing_types() -> Iterator[None]:
     """Let `torch.jit.isinstance`, which MONAI's networks ask, take what is traced for the tensor that it stands for."""
     ask: Any = torch.jit.isinstance
+    voxels = torch.empty(0)
 
     def answer(obj: Any, kind: Any) -> Any:
-        if not isinstance(obj, fx.Proxy):
-            return ask(obj, kind)
-        return isinstance(kind, type) and typing.get_origin(kind) is None and issubclass(Tensor, kind)
+        return ask(fx.node.map_aggregate(obj, lambda one: voxels if isinstance(one, fx.Proxy) else one), kind)
 
     torch.jit.isinstance = answer
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,9 +20,10 @@ from medviz.probe.cut import Cut
 from medviz.probe.failures import is_out_of_memory
 from medviz.probe.gradients import gradients
 from medviz.probe.layers import module_of, refuse_scripted
-from medviz.probe.rolling import RollingCut, behind
+from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
 from medviz.probe.starts import Starts
+from medviz.probe.ways import Call, Ways, behind
 from medviz.targets import FixedTarget
 from medviz.tensors import wide
 
@@ -96,8 +98,7 @@ class CleanPass:
         refuse_scripted(model, "`model`")
         rolling = RollingCut(model, self._inputs, self._starts if graph else None)
         output = self._run(graph, rolling)
-        if rolling.several or output.ndim > 2:
-            self._follow(rolling)
+        self._follow(rolling)
         return rolling, output
 
     def differs(self) -> bool:
@@ -143,13 +144,10 @@ class CleanPass:
         output = self._run(self._graph, named, rolling)
         named.finish()
         wanted = list(named.layers)
-        followed = rolling.several or (output.ndim > 2 and not self._graph)
-        if followed:
-            self._follow(rolling)
+        followed = (rolling.several or not self._graph) and self._follow(rolling)
         name = rolling.choose(output)
         output, cut, leads = self._at(name, rolling, wanted, output)
-        if not leads and not followed:
-            self._follow(rolling)
+        if not leads and not followed and self._follow(rolling):
             name = rolling.choose(output)
             output, cut, _ = self._at(name, rolling, wanted, output)
         self._automatic = _announce(name)
@@ -163,28 +161,40 @@ class CleanPass:
         cut = rolling.cut(name) if output.ndim == 2 else None
         if cut is not None:
             return output, cut, cut.starts is None or cut.edges[name].node in behind(output)
-        watching = RollingCut(self._runner.model, self._inputs, None, follow=True)
-        output, cut = self._capture([*wanted, name], watching)
-        return output, cut, cut.starts is None or watching.leads_on(name, output)
+        ways = Ways(self._runner.model)
+        output, cut = self._capture([*wanted, name], ways)
+        return output, cut, cut.starts is None or ways.lead_on(name, output)
 
-    def _follow(self, rolling: RollingCut) -> None:
-        """Let the automatic choice leave out layers that lead elsewhere than to the output, by one more pass.
+    def _follow(self, rolling: RollingCut) -> bool:
+        """Let the automatic choice leave out layers that lead elsewhere than to the output, if that can be known.
 
-        The pass records the graph from the images on, without a tensor in it: only where its ways lead is asked.
+        By one more pass, which records the graph from the images on: its ways are all that it is for, so that tensors
+        are kept in it only where a network differentiates by itself.
         """
-        watching = RollingCut(self._runner.model, self._inputs, None, follow=True)
-        self._runner.begin()
-        try:
-            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing), watching.hooks():
-                images = copy_on_write(self._inputs.detach().requires_grad_())
-                output = self._runner.run(images, self._index, copy=False)
-            rolling.leave_out(watching.way_to(output))
-        except (RuntimeError, ValueError) as err:
-            if is_out_of_memory(err):
-                raise
-            _log.info("which layers lead to the output is not known: %s", first_line(err))
+        for without_tensors in (True, False):
+            try:
+                rolling.leave_out(self._ways(without_tensors))
+                return True
+            except Exception as err:  # some models refuse images with a graph
+                if is_out_of_memory(err):
+                    raise
+                _log.info("which layers lead to the output is not known: %s", first_line(err))
+        return False
 
-    def _capture(self, wanted: Iterable[str | None], *watching: RollingCut) -> tuple[Tensor, Cut]:
+    def _ways(self, without_tensors: bool) -> dict[Call, bool]:
+        ways = Ways(self._runner.model)
+        self._runner.begin(again=True)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # of images with a graph, which are none of the caller's
+            stack.enter_context(torch.enable_grad())
+            if without_tensors:
+                stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing))
+            stack.enter_context(ways.hooks())
+            images = copy_on_write(self._inputs.detach().requires_grad_())
+            return ways.to(self._runner.run(images, self._index, copy=False))
+
+    def _capture(self, wanted: Iterable[str | None], *watching: Ways) -> tuple[Tensor, Cut]:
         """Cut the graph at the layers and keep what they return."""
         cut = self._cut(wanted)
         self._is_repeatable = True
@@ -197,8 +207,8 @@ class CleanPass:
         graph = self._graph and (bool(modules) or None in self._wanted)
         return Cut(modules, self._starts if graph else None)
 
-    def _run(self, graph: bool, *watching: Cut | RollingCut) -> Tensor:
-        self._runner.begin()
+    def _run(self, graph: bool, *watching: Cut | RollingCut | Ways) -> Tensor:
+        self._runner.begin(again=self._earlier_output is not None)
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(graph))
             for watch in watching:

@@ -245,12 +245,12 @@ class BetweenPasses:
         finally:
             self._lent -= 1
 
-    def __call__(self) -> None:
-        """Called before each pass."""
+    def __call__(self, again: bool = False) -> None:
+        """Called before each pass; `again`: over what the pass before was over, after which others may still change."""
         if self._lent:
             return
-        self._passes += 1
-        if self._remembers is None and self._passes in (2, 3) and not self._state.is_left_as_it_was():
+        self._passes += not again
+        if self._remembers is None and (again or self._passes in (2, 3)) and not self._state.is_left_as_it_was():
             self._remembers = self.differs()
             if self._remembers:
                 _log.info("the model keeps something from pass to pass; each begins as the model was found")

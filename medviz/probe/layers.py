@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from medviz.errors import suggest
 from medviz.probe.outputs import replace_tensor
@@ -67,6 +68,11 @@ def refuse_scripted(module: nn.Module, what: str) -> None:
             f"{what} is a scripted or traced module, which takes no hooks; use a method that needs no layer "
             "(occlusion, input gradients), or load the weights into the ordinary module."
         )
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """Return whether a module has parameters of its own, or a weight that is computed of some."""
+    return next(module.parameters(recurse=False), None) is not None or is_parametrized(module)
 
 
 def works_along_last(module: nn.Module, last: int) -> bool:

@@ -186,7 +186,8 @@ def _narrow(nd: int, args: Any, kwargs: Any, old: Size, new: Size) -> Moved:
 
 def _piece(nd: int, args: Any, kwargs: Any, old: Size, new: Size) -> Moved:
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
-    index = (index[0], slice(None), *index[2:]) if len(index) > 1 and isinstance(index[1], list | Tensor) else index
+    some = len(index) > 1 and index[0] is not Ellipsis and isinstance(index[1], list | Tensor)  # of the channels
+    index = (index[0], slice(None), *index[2:]) if some else index
     if any(not isinstance(one, slice) and one is not Ellipsis for one in index):
         return None
     at = index.index(Ellipsis) if Ellipsis in index else len(index)

@@ -244,7 +244,7 @@ class Probe:
         return channel_axis(module, shape, self._opened().modules)
 
     def layers(self) -> list[Layer]:
-        """Return the layers that one forward pass calls, with the shapes of their outputs; costs one pass."""
+        """Return the layers that one forward pass calls, with the shapes of their outputs; costs two passes."""
         rolling, output = self._clean.roll(graph=False)
         return rolling.layers(output)
 

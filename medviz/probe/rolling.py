@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules import padding
 
 from medviz.probe.cut import Cut
-from medviz.probe.layers import Layer, channel_axis, hand_on, hooked, works_along_last
+from medviz.probe.layers import Layer, channel_axis, hand_on, has_parameters, hooked, works_along_last
 from medviz.probe.outputs import first_tensor, tensors_in
 from medviz.probe.starts import Starts, is_its_own
+from medviz.probe.ways import Call, numbered
 
 _log = logging.getLogger("medviz")
 # they move the map, and add cells that say nothing
@@ -34,7 +35,6 @@ class _Seen:
     module: nn.Module
     shape: torch.Size | None
     spatial: bool
-    made_by: Any  # the node of the graph that made it, where the graph is followed
     handed_on: bool = False  # it returns what another one has returned
     leads: bool = True  # to the output that is meant
 
@@ -48,7 +48,7 @@ class _Seen:
 
     @property
     def parametrised(self) -> bool:
-        return next(self.module.parameters(recurse=False), None) is not None
+        return has_parameters(self.module)
 
     @property
     def channels_last(self) -> bool:
@@ -66,22 +66,14 @@ class RollingCut:
         images: the batch that runs through it.
         starts: where the graph begins; None: there will be no backward pass.
         named: layers whose outputs start the graph too; from the first of them on it is not started anew.
-        follow: keep in mind which node of the graph made what each layer returned, for `way_to`.
 
     Attributes:
         seen: the calls of all layers, in their order.
-        several: whether the model returned more than one floating tensor.
+        several: whether the model returned more than one floating tensor, or they lie in a holder of another kind.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        starts: Starts | None,
-        named: Cut | None = None,
-        follow: bool = False,
-    ) -> None:
-        self.model, self.several, self._follow = model, False, follow
+    def __init__(self, model: nn.Module, images: Tensor, starts: Starts | None, named: Cut | None = None) -> None:
+        self.model, self.several = model, False
         self.batch, self.ndim = len(images), images.ndim
         self.seen: list[_Seen] = []
         self.tensor: Tensor | None = None
@@ -99,7 +91,7 @@ class RollingCut:
         return hooked([(module, hook) for module, hook in watched if not isinstance(module, torch.jit.ScriptModule)])
 
     def _end(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        self.several = sum(tensor.is_floating_point() for tensor in tensors_in(output)) > 1
+        self.several = sum(tensor.is_floating_point() for tensor in tensors_in(output)) != 1
 
     def _watch(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
         if id(module) not in self._names:
@@ -108,8 +100,8 @@ class RollingCut:
         tensor = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
         shape = None if tensor is None else tensor.shape
         spatial = shape is not None and len(shape) == self.ndim and math.prod(shape[2:]) > 1
-        spatial = spatial and not (isinstance(module, _PADDINGS) or self._is_spread(given))
-        seen = _Seen(name, module, shape, spatial, tensor.grad_fn if self._follow and tensor is not None else None)
+        spatial = spatial and not (isinstance(module, _PADDINGS) or self._is_spread(given) or _is_of_a_weight(given))
+        seen = _Seen(name, module, shape, spatial)
         self.seen.append(seen)
         if tensor is None or not spatial or len(tensor) != self.batch or self._is_handed_on(tensor, seen):
             return None
@@ -171,29 +163,10 @@ class RollingCut:
         cut.add(name, self.model.get_submodule(name), self.tensor, sum(seen.name == name for seen in self.seen))
         return cut
 
-    def way_to(self, output: Tensor) -> list[bool]:
-        """Return of each call whether what it returned is on the way to `output`, as the graph tells that was followed.
-
-        All are, where there is no graph.
-        """
-        nodes = behind(output)
-        return [not nodes or seen.made_by in nodes for seen in self.seen]
-
-    def leads_on(self, name: str, output: Tensor) -> bool:
-        """Return whether `output` comes from a layer, and where it is a segmentation from one with parameters after it.
-
-        Both as the graph tells that was followed.
-        """
-        calls = [seen for seen, on_it in zip(self.seen, self.way_to(output), strict=True) if on_it and seen.made_by]
-        places = [i for i, seen in enumerate(calls) if seen.name == name]
-        if not places:
-            return False
-        return output.ndim == 2 or any(seen.parametrised for seen in calls[places[-1] + 1 :])
-
-    def leave_out(self, leads: Sequence[bool]) -> None:
-        """Choose only among the calls that lead to the output that is meant."""
-        for seen, does in zip(self.seen, leads, strict=True):
-            seen.leads = does
+    def leave_out(self, leads: Mapping[Call, bool]) -> None:
+        """Choose only among the calls that lead to the output that is meant, as another pass tells."""
+        for call, seen in zip(numbered(seen.name for seen in self.seen), self.seen, strict=True):
+            seen.leads = leads.get(call, True)
 
     def choose(self, output: Tensor) -> str:
         """Return the name of the layer that the automatic choice takes for this output.
@@ -205,8 +178,18 @@ class RollingCut:
         Raises:
             ValueError: no layer suits, or the model goes on with tokens.
         """
-        last = {seen.name: seen for seen in self.seen if seen.leads}
-        calls = [seen for seen in self.seen if last.get(seen.name) is seen]
+        try:
+            return self._choose([seen for seen in self.seen if seen.leads], output)
+        except _NoLayerError:
+            if all(seen.leads for seen in self.seen):
+                raise
+            return self._choose(self.seen, output)  # what is cut off from the graph may still be what is explained
+
+    def _choose(self, among: Sequence[_Seen], output: Tensor) -> str:
+        last, of_all = ({seen.name: seen for seen in some} for some in (among, self.seen))
+        calls = [seen for seen in among if last[seen.name] is seen]
+        # one that is called once more for another output is kept for its parameters only: its name stands for that call
+        calls = [seen if of_all[seen.name] is seen else attrs.evolve(seen, spatial=False) for seen in calls]
         if output.ndim > 2:
             return self._coarsest(calls)
         spatial = [i for i, seen in enumerate(calls) if seen.spatial]
@@ -225,7 +208,7 @@ class RollingCut:
                 'first or last, nothing tells. Name a layer, with reshape="channels_last" if that is where they are.'
             )
         if not spatial:
-            raise ValueError("no layer of the model returns a spatial extent (B, K, *s); nothing can be mapped.")
+            raise _NoLayerError("no layer of the model returns a spatial extent (B, K, *s); nothing can be mapped.")
         return calls[spatial[-1]].name
 
     def _refuse_tokens(self, calls: Sequence[_Seen]) -> None:
@@ -247,7 +230,7 @@ class RollingCut:
         before = [seen for seen in calls[len(embedding) : end] if seen.spatial]
         if not before:
             self._refuse_tokens(calls[len(embedding) : end] if embedding else [])
-            raise ValueError("no spatial layer comes before the model's last layer; name one with `layer`.")
+            raise _NoLayerError("no spatial layer comes before the model's last layer; name one with `layer`.")
         made_by = {seen.cells: seen.module for seen in reversed(before)}  # each grid, by the first layer that has it
         # a pooling to a fixed grid is a branch that the others go past, as in a pyramid of them
         grids = [cells for cells, module in made_by.items() if not isinstance(module, _FIXED_GRIDS)] or list(made_by)
@@ -276,16 +259,14 @@ class RollingCut:
         return [Layer(n, type(last[n].module).__name__, _plain(last[n].shape), n == automatic) for n in order]
 
 
-def behind(output: Tensor) -> set[Any]:
-    """Return the nodes of the graph that `output` comes from."""
-    nodes: set[Any] = set()
-    left = [output.grad_fn]
-    while left:
-        node = left.pop()
-        if node is not None and node not in nodes:
-            nodes.add(node)
-            left += [before for before, _ in node.next_functions]
-    return nodes
+class _NoLayerError(ValueError):
+    """There is none to choose."""
+
+
+def _is_of_a_weight(given: tuple[Any, ...]) -> bool:
+    """Return whether a module, such as a parametrisation or a fake quantisation, makes a weight and no map."""
+    args, kwargs = given
+    return not (args or kwargs) or (bool(args) and isinstance(args[0], nn.Parameter))
 
 
 def _version(tensor: Tensor) -> int:

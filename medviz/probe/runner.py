@@ -41,7 +41,7 @@ class Runner:
     arguments: ModelArguments
     choose: Callable[[Any], Tensor] | str | int | None = None
     autocast: torch.dtype | None = None
-    begin: Callable[[], None] = lambda: None
+    begin: Callable[..., None] = lambda again=False: None
 
     def run(self, images: Tensor, index: Tensor, copy: bool = True) -> Tensor:
         """Return the output `(M, N, …)` for `(M, C, *S)`; row i gets the model arguments of image `index[i]`.
