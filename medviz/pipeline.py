@@ -52,9 +52,9 @@ def explain(
 ) -> Attribution | list[Attribution]:
     """Explain what `model` says of `image`, by one or more methods, for one or more targets, in one forward pass.
 
-    A second pass is needed for the automatic layer of a segmentation network, and one more where a network has several
-    outputs, to find out which layers lead to the one that is meant; methods that perturb the image or sample make their
-    own.
+    The automatic layer needs a second pass for a segmentation network, and one more, to find out which layers lead to
+    the output, where there are several outputs or the method needs no gradient; methods that perturb the image or
+    sample make their own.
 
     Args:
         model: the network; it runs in eval mode and is afterwards exactly as it was.
