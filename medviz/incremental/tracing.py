@@ -145,7 +145,7 @@ class _Tracer(fx.Tracer):
 def _knowing_types() -> Iterator[None]:
     """Let `torch.jit.isinstance`, which MONAI's networks ask, take what is traced for the tensor that it stands for."""
     ask: Any = torch.jit.isinstance
-    voxels = torch.empty(0)
+    voxels = torch.empty(0, device="cpu")
 
     def answer(obj: Any, kind: Any) -> Any:
         return ask(fx.node.map_aggregate(obj, lambda one: voxels if isinstance(one, fx.Proxy) else one), kind)

@@ -28,6 +28,8 @@ from medviz.targets import FixedTarget
 from medviz.tensors import wide
 
 _T = TypeVar("_T")
+# how models, and PyTorch, refuse images that have a graph
+_REFUSALS = (AssertionError, BufferError, RuntimeError, TypeError, ValueError)
 _log = logging.getLogger("medviz")
 
 
@@ -175,7 +177,7 @@ class CleanPass:
             try:
                 rolling.leave_out(self._ways(without_tensors))
                 return True
-            except Exception as err:  # some models refuse images with a graph
+            except _REFUSALS as err:
                 if is_out_of_memory(err):
                     raise
                 _log.info("which layers lead to the output is not known: %s", first_line(err))
