@@ -7,7 +7,7 @@ import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -28,8 +28,6 @@ from medviz.targets import FixedTarget
 from medviz.tensors import wide
 
 _T = TypeVar("_T")
-# how models, and PyTorch, refuse images that have a graph
-_REFUSALS = (AssertionError, BufferError, RuntimeError, TypeError, ValueError)
 _log = logging.getLogger("medviz")
 
 
@@ -171,27 +169,35 @@ class CleanPass:
         """Let the automatic choice leave out layers that lead elsewhere than to the output, if that can be known.
 
         By one more pass, which records the graph from the images on: its ways are all that it is for, so that tensors
-        are kept in it only where a network differentiates by itself.
+        are kept in it only in a second attempt, where a network differentiates by itself. What stops the network both
+        times is that images have a graph; what stops it once is an error of its own.
         """
-        for without_tensors in (True, False):
+        try:
+            leads = self._ways(keep=False)
+        except Exception as stopped:
+            if is_out_of_memory(stopped):
+                raise
             try:
-                rolling.leave_out(self._ways(without_tensors))
-                return True
-            except _REFUSALS as err:
+                leads = self._ways(keep=True)
+            except Exception as err:
                 if is_out_of_memory(err):
                     raise
                 _log.info("which layers lead to the output is not known: %s", first_line(err))
-        return False
+                return False
+            if not isinstance(stopped, _NotKeptError):
+                raise
+        rolling.leave_out(leads)
+        return True
 
-    def _ways(self, without_tensors: bool) -> dict[Call, bool]:
+    def _ways(self, keep: bool) -> dict[Call, bool]:
         ways = Ways(self._runner.model)
         self._runner.begin(again=True)
         with contextlib.ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # of images with a graph, which are none of the caller's
             stack.enter_context(torch.enable_grad())
-            if without_tensors:
-                stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing))
+            if not keep:
+                stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_not_kept, _missing))
             stack.enter_context(ways.hooks())
             images = copy_on_write(self._inputs.detach().requires_grad_())
             return ways.to(self._runner.run(images, self._index, copy=False))
@@ -238,8 +244,16 @@ class CleanPass:
         return dict(zip(cut.edges, found, strict=True))
 
 
-def _nothing(_: Any) -> Any:
-    """Stands in for the tensors of a graph."""
+class _NotKeptError(RuntimeError):
+    """A tensor of a graph is asked for that keeps none."""
+
+
+def _not_kept(_: Tensor) -> None:
+    return None
+
+
+def _missing(_: None) -> Tensor:
+    raise _NotKeptError
 
 
 def _announce(name: str) -> str:
