@@ -17,7 +17,7 @@ from torch import Tensor
 from medviz.files import atomic
 from medviz.image import as_affine, spacing_of
 from medviz.targets import named
-from medviz.tensors import numpy_of, wide
+from medviz.tensors import as_tensor, numpy_of, wide
 
 _FORMAT = 1
 _SHOWN = 4  # images of a batch in a notebook
@@ -28,6 +28,14 @@ _DAMAGE = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
     *(zipfile.BadZipFile, zlib.error),
 )
+
+
+def _maps(values: Any) -> Tensor:
+    """Return maps as a tensor of float32 or float64."""
+    values = as_tensor(values)
+    if values.is_complex():
+        raise TypeError(f"a map holds real numbers; got {values.dtype}: take its magnitude or its real part first.")
+    return wide(values)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -46,32 +54,41 @@ class Attribution:
         affine: (B, 4, 4), from voxel indices to RAS+ millimetres, or None.
         index: the position of each image in the batch that was explained.
         provenance: method, parameters, package, version, layers, seed, how the model was run, versions: plain data.
+
+    Raises:
+        TypeError: complex values.
+        ValueError: what is given does not fit together.
     """
 
-    values: Tensor
-    image: Tensor
+    values: Tensor = attrs.field(converter=_maps)
+    image: Tensor = attrs.field(converter=as_tensor)
     signed: bool = False
     target: str = ""
     classes: tuple[int, ...] | None = None
     scores: tuple[float, ...] | None = None
-    raw: Tensor | None = None
+    raw: Tensor | None = attrs.field(default=None, converter=attrs.converters.optional(_maps))
     affine: np.ndarray | None = None
     index: tuple[int, ...] = ()
     provenance: dict[str, Any] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
+        if self.values.ndim < 3:
+            raise ValueError(f"`values` has the shape {tuple(self.values.shape)}; expected (B, K, *S).")
         if self.values.ndim != self.image.ndim or self.values.shape[2:] != self.image.shape[2:]:
             raise ValueError(
                 f"`values` {tuple(self.values.shape)} and `image` {tuple(self.image.shape)} do not share one grid."
             )
         if len(self.values) != len(self.image):
             raise ValueError(f"{len(self.values)} maps for {len(self.image)} images.")
-        for name in ("classes", "scores", "index", "raw"):
+        if self.raw is not None and (self.raw.shape[:2], self.raw.ndim) != (self.values.shape[:2], self.values.ndim):
+            raise ValueError(
+                f"`raw` {tuple(self.raw.shape)} and `values` {tuple(self.values.shape)} are not the same maps on two "
+                "grids: B, K and the number of axes differ."
+            )
+        for name in ("classes", "scores", "index"):
             held = getattr(self, name)
             if held is not None and len(held) not in (0, len(self)):
                 raise ValueError(f"`{name}` holds {len(held)} values for {len(self)} images; expected one for each.")
-        object.__setattr__(self, "values", wide(self.values))
-        object.__setattr__(self, "raw", None if self.raw is None else wide(self.raw))
         object.__setattr__(self, "affine", as_affine(self.affine, (len(self), 4, 4)))
         object.__setattr__(self, "index", self.index or tuple(range(len(self))))
 

@@ -175,6 +175,33 @@ def test_values_and_image_fit(image, message):
         Attribution(torch.zeros(1, 1, 2, 2), image)
 
 
+@pytest.mark.parametrize("shape", [(0, 1, 1, 1), (1, 2, 1, 1), (1, 1, 1), (1, 1, 1, 1, 1)])
+def test_raw_is_the_same_maps_on_another_grid(shape):
+    values = torch.zeros(1, 1, 2, 2)
+    assert Attribution(values, values, raw=torch.zeros(1, 1, 3, 1)).raw.shape == (1, 1, 3, 1)
+    with pytest.raises(ValueError, match="not the same maps on two grids"):
+        Attribution(values, values, raw=torch.zeros(shape))
+
+
+def test_a_map_has_axes_of_space():
+    with pytest.raises(ValueError, match=r"expected \(B, K, \*S\)"):
+        Attribution(torch.zeros(1, 1), torch.zeros(1, 1))
+
+
+def test_arrays_are_maps_too():
+    made = Attribution(np.ones((1, 1, 2, 2), np.float16), np.zeros((1, 3, 2, 2)), raw=np.ones((1, 1, 1, 1)))
+    assert (made.values.dtype, made.image.dtype, made.raw.dtype) == (torch.float32, torch.float64, torch.float64)
+    assert made.values.tolist() == [[[[1, 1], [1, 1]]]]
+
+
+@pytest.mark.parametrize("name", ["values", "raw"])
+def test_a_map_holds_real_numbers(name):
+    maps = {"values": torch.zeros(1, 1, 2, 2), "raw": torch.zeros(1, 1, 2, 2)}
+    maps[name] = maps[name].to(torch.cfloat)
+    with pytest.raises(TypeError, match="real numbers; got"):
+        Attribution(image=torch.zeros(1, 1, 2, 2), **maps)
+
+
 def test_there_is_an_affine_for_each_image():
     with pytest.raises(ValueError, match="`affine` must be"):
         attribution(2, affine=np.eye(4)[None])
