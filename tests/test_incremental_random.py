@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from medviz.incremental import Incremental
 from medviz.incremental.boxes import Box
 
-_IN_TWO = (operator.add, operator.sub, operator.mul, operator.iadd, torch.maximum)
+_IN_TWO = (
+    *(operator.add, operator.sub, operator.mul, operator.iadd, torch.maximum),
+    lambda one, two: one.mul_(two),
+    lambda one, two: torch.where(one > two, one, two),
+)
+_IN_ONE = (
+    lambda one: torch.cat([part * (i + 1) for i, part in enumerate(one.chunk(2, 1))], 1),
+    lambda one: torch.cat([one.data, one.new_ones(one.shape[0], 1, *one.shape[2:])], 1),
+    lambda one: one.sub(0.5).abs().pow(2).to(one.dtype),
+)
 _MOST = 4000  # numbers in a feature map
 
 
@@ -91,7 +100,11 @@ class Drawn(nn.Module):
         self.steps: list[tuple[Any, tuple[int, ...]]] = []
         values = [image.clone()]
         while len(self.steps) < operations:
-            step = self._joined(rng, values) if rng.random() < 0.3 else self._layer(rng, values[-1], len(values))
+            kind = rng.random()
+            if kind < 0.2:
+                step: Any = (rng.choice(_IN_ONE), (len(values) - 1,))
+            else:
+                step = self._joined(rng, values) if kind < 0.5 else self._layer(rng, values[-1], len(values))
             if step is not None:
                 self.steps.append(step)
                 values = self._values(image.clone())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from monai.networks import nets
+from monai.networks.nets.highresnet import DEFAULT_LAYER_PARAMS_3D
 from torch import nn
 
 from medviz.incremental import Incremental
@@ -18,6 +19,12 @@ pytestmark = pytest.mark.parity
 FEATURES = (4, 4, 8, 8, 8, 4)
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "resnet": lambda nd: nets.resnet10(spatial_dims=nd, n_input_channels=1, num_classes=2, widen_factor=0.125),
+    "resnet of MedicalNet": lambda nd: nets.resnet10(
+        spatial_dims=nd, n_input_channels=1, num_classes=2, widen_factor=0.125, shortcut_type="A"
+    ),
+    "high resolution": lambda nd: nets.HighResNet(
+        nd, 1, 2, layer_params=[{**block, "n_features": 4, "repeat": 2} for block in DEFAULT_LAYER_PARAMS_3D]
+    ),
     "densenet": lambda nd: nets.DenseNet121(nd, 1, 2, init_features=4, growth_rate=4, block_config=(2, 2, 2, 2)),
     "classifier": lambda nd: nets.Classifier((1, *SIZES[nd]), 2, (4, 8, 8), (2, 2, 2), norm="batch"),
     "unet": lambda nd: nets.UNet(nd, 1, 2, (4, 8, 8), (2, 2), norm="batch"),

@@ -14,7 +14,6 @@ from medviz.incremental.graph import as_graph, is_new, is_relu, last_uses
 from medviz.incremental.nodes import (
     Call,
     arguments,
-    asks_type_only,
     clean_value,
     in_place,
     is_fact,
@@ -22,7 +21,8 @@ from medviz.incremental.nodes import (
     on_a_copy,
     operation,
 )
-from medviz.incremental.rules import Rules, flat, is_elementwise, weight_of
+from medviz.incremental.operations import asks_type_only, is_elementwise, weight_of
+from medviz.incremental.rules import Rules, flat
 
 _DENSE = 0.75  # of a map: from there on, whole maps are quicker
 # how many multiplications of a convolution take as long, on a CPU, as to make one value, and to place one box
@@ -189,9 +189,7 @@ class Incremental:
             return None if made == clean else made  # the number of rows is another one now; most sizes are not
         first = node.args[0] if node.args else None
         run = step.run if isinstance(first, fx.Node) and first in values else step.run_clean
-        if node.op != "output" and all(
-            n not in values or is_fact(n) or isinstance(values[n], Box | Same) for n in inputs
-        ):
+        if node.op != "output" and all(n not in values or is_fact(n) or _is_partial(values[n]) for n in inputs):
             made = self._rules(node, step.module, *arguments(node, inputs), clean, run)
             if made is not None:
                 return made
@@ -217,8 +215,14 @@ def _relu_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return torch.relu_(args[0])
 
 
+def _is_partial(value: Any) -> bool:
+    return isinstance(value, Box | Same) or (type(value) is tuple and all(map(_is_partial, value)))
+
+
 def _whole(value: Any) -> Any:
     """A whole value: that of the patched copies, or what does not depend on the image, as the model made it."""
+    if type(value) is tuple:
+        return tuple(map(_whole, value))
     return value.whole() if isinstance(value, Box | Same) else value
 
 
@@ -228,6 +232,8 @@ def _outline(value: Any) -> Any:
 
 
 def _row_bytes(value: Any) -> int:
+    if type(value) is tuple:
+        return sum(map(_row_bytes, value))
     value = value.block if isinstance(value, Box) else value
     return value.nbytes // len(value) if isinstance(value, Tensor) and value.ndim and len(value) else 0
 

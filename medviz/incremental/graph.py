@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medviz.incremental import tracing
-from medviz.incremental.nodes import IN_PLACE, give_layer, in_place, is_fact, layer
+from medviz.incremental.nodes import IN_PLACE, called, give_layer, in_place, is_fact, layer
 
 _RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -106,14 +106,14 @@ def is_new(node: fx.Node, traced: fx.GraphModule) -> bool:
     """Return whether the value of an operation is a tensor that shares memory with no other one's."""
     if node.op == "call_module":
         return type(layer(node, traced)) in _NEW_MODULES
-    return node.op in ("call_function", "call_method") and node.target in _NEW_FUNCTIONS
+    return called(node) in _NEW_FUNCTIONS
 
 
 def is_relu(node: fx.Node, traced: fx.GraphModule) -> bool:
     """Return whether an operation is a ReLU, which can always work in place."""
     if node.op == "call_module":
         return type(layer(node, traced)) is nn.ReLU
-    return node.op in ("call_function", "call_method") and node.target in _RELU
+    return called(node) in _RELU
 
 
 def last_uses(traced: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:

@@ -15,7 +15,6 @@ IN_PLACE = {
 }
 _FACTS = ("shape", "ndim", "dtype", "device", "layout", "is_cuda")
 _FACT_METHODS = ("size", "dim", "ndimension", "numel", "nelement", "is_floating_point")
-_OF_A_TYPE = ("new_zeros", "new_ones", "new_full")
 _IS_FACT, _LAYER = "medviz_is_fact", "medviz_layer"
 
 Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
@@ -100,9 +99,12 @@ def in_place(node: fx.Node, root: nn.Module) -> bool:
     return node.target in IN_PLACE or named or bool(node.kwargs.get("inplace", False))
 
 
-def asks_type_only(node: fx.Node) -> bool:
-    """Return whether an operation makes a new tensor, and asks its first argument for nothing but type and device."""
-    return node.op == "call_method" and node.target in _OF_A_TYPE
+def called(node: fx.Node) -> Any:
+    """Return the function that a node calls, or the name of the method; None: it calls a layer, or nothing.
+
+    A layer may have the name of a method.
+    """
+    return node.target if node.op in ("call_function", "call_method") else None
 
 
 def is_fact(node: fx.Node) -> bool:

@@ -16,37 +16,18 @@ from medviz.incremental import resizing, windows
 from medviz.incremental.boxes import Box, Same
 from medviz.incremental.copying import cut
 from medviz.incremental.geometry import Size, Starts, fraction, inside, kept, union, within
-from medviz.incremental.nodes import Call
+from medviz.incremental.nodes import Call, called
+from medviz.incremental.operations import (
+    CONVOLUTIONS,
+    is_along_channels,
+    is_arithmetic,
+    is_elementwise,
+    is_filled,
+    is_split,
+)
 
-_ELEMENTWISE_MODULES = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
-    *(nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus),
-)
-_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
-_ELEMENTWISE: frozenset[Any] = frozenset(
-    {
-        *(F.relu, torch.relu, torch.relu_, F.relu_, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu),
-        *(F.mish, F.hardswish, F.hardtanh, F.hardsigmoid, F.softplus, F.sigmoid, torch.sigmoid, torch.tanh, F.tanh),
-        *(F.dropout, F.dropout2d, F.dropout3d, torch.neg, torch.abs, torch.exp, torch.clamp, operator.neg),
-        *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "clamp", "contiguous", "clone"),
-    }
-)
-_ARITHMETIC: frozenset[Any] = frozenset(
-    {
-        *(operator.add, operator.iadd, torch.add, operator.sub, operator.isub, torch.sub),
-        *(operator.mul, operator.imul, torch.mul, operator.truediv, operator.itruediv, torch.div),
-    }
-)
-_SOFTMAXES = (nn.Softmax, nn.LogSoftmax)
-_ALONG_CHANNELS: frozenset[Any] = frozenset(
-    {
-        *(torch.softmax, F.softmax, "softmax", torch.log_softmax, F.log_softmax, "log_softmax"),
-        *(torch.mean, "mean", torch.sum, "sum", torch.amax, "amax", torch.amin, "amin"),
-    }
-)
 _GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _GLOBAL_POOL_FUNCTIONS = {F.adaptive_avg_pool2d, F.adaptive_avg_pool3d}
-_CONVOLUTIONS = {F.conv2d, F.conv3d, torch.conv2d, torch.conv3d}
 _POOLS: dict[Any, type[nn.Module]] = {
     **{F.max_pool2d: nn.MaxPool2d, torch.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d},
     **{F.max_pool3d: nn.MaxPool3d, torch.max_pool3d: nn.MaxPool3d, F.avg_pool3d: nn.AvgPool3d},
@@ -90,16 +71,25 @@ class Rules:
             clean: what it makes of the clean maps.
             run: runs it.
         """
+        target = called(node)
+        if target is operator.getitem and type(args[0]) is tuple:
+            return args[0][args[1]]
         boxes = [value for value in flat(args) if isinstance(value, Box)]
+        if is_split(node):
+            return self._split(args, kwargs, clean, run) if boxes else None
         if not isinstance(clean, Tensor):
             return None
+        if is_filled(node):
+            return _same_rows(run(tuple(map(_outline, args)), kwargs), clean)
+        if not boxes and target in ("expand", "repeat"):
+            return _repeated(run(args, kwargs), args[0], clean)
         if not boxes:
-            return _repeated(run(args, kwargs), args[0], clean) if node.target in ("expand", "repeat") else None
+            return self._once(node, module, args, kwargs, run)
         if self._is_global_mean(node, module, args, kwargs):
             return global_mean(boxes[0], clean)
         if clean.ndim != self.nd + 2 or not clean.numel():
             return None
-        voxelwise = is_elementwise(node, module) or self._is_along_channels(node, module, args, kwargs)
+        voxelwise = is_elementwise(node, module) or is_along_channels(node, module, args, kwargs, self.nd)
         if args[0] is boxes[0] and voxelwise and not _has_tensor(args[1:], kwargs):
             return Box(clean, run((boxes[0].block, *args[1:]), kwargs), boxes[0].reach)
         if args[0] is boxes[0] and _keeps_shape(node, args, kwargs, boxes[0], clean):
@@ -107,9 +97,9 @@ class Rules:
         window = self._window(node, module, args, kwargs)
         if window is not None:
             return self._through(window, args[0], clean)
-        if node.target in _ARITHMETIC and not kwargs:
-            return self._combine(args, lambda blocks: run(tuple(blocks), {}), clean)
-        if node.target is torch.cat and kwargs.get("dim", args[1] if len(args) > 1 else 0) in (1, -self.nd - 1):
+        if is_arithmetic(node) and not _has_tensor((), kwargs):
+            return self._combine(args, lambda blocks: run(tuple(blocks), kwargs), clean)
+        if _axis_of_cat(node, args, kwargs) in (1, -self.nd - 1):
             return self._combine(args[0], lambda blocks: torch.cat(blocks, 1), clean)
         return None
 
@@ -126,18 +116,6 @@ class Rules:
             return isinstance(axes, tuple | list) and {a % (self.nd + 2) for a in axes} == set(range(2, self.nd + 2))
         return False
 
-    def _is_along_channels(
-        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> bool:
-        """Return whether an operation works on the channels of each voxel by itself, as a softmax over classes does."""
-        if node.target == "repeat":
-            sizes = args[1] if isinstance(args[-1], tuple | list) else args[1:]
-            return len(sizes) == self.nd + 2 and {sizes[0], *sizes[2:]} == {1}
-        if module is not None:
-            return type(module) in _SOFTMAXES and module.dim in (1, -self.nd - 1)
-        axes = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        return node.target in _ALONG_CHANNELS and axes in (1, -self.nd - 1, (1,), [1])
-
     def _window(
         self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> _Window | None:
@@ -148,7 +126,7 @@ class Rules:
             if node not in self._known:
                 self._known[node] = windows.of_module(module, self.nd) or resizing.of_module(module, args[0])
             return self._known[node]
-        if node.target in _CONVOLUTIONS:
+        if called(node) in CONVOLUTIONS:
             return windows.convolution(*args[1:], **kwargs)
         if node.target in _POOLS and len(args) <= _POOLS_ALIKE:
             return windows.of_module(_POOLS[node.target](*args[1:], **kwargs), self.nd)
@@ -172,6 +150,27 @@ class Rules:
         """What is run of the boxes that can have changed: what lies in the map, or less where they may not grow."""
         return within(reach, size, shape) if self.growth == 1 else kept(reach, size, shape, self.growth)
 
+    def _once(
+        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], run: Call
+    ) -> Same | None:
+        """Return what an operation makes of values that have the same rows, from one of them."""
+        same = [value for value in flat(args) if isinstance(value, Same)]
+        alone = is_elementwise(node, module) or is_arithmetic(node) or _axis_of_cat(node, args, kwargs) == 1
+        if not same or not alone or _has_tensor((), kwargs):
+            return None
+        made = run(fx.node.map_aggregate(args, lambda one: one.clean if isinstance(one, Same) else one), kwargs)
+        return Same(made, same[0].rows) if isinstance(made, Tensor) and made.shape[:1] == (1,) else None
+
+    def _split(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], clean: tuple[Tensor, ...], run: Call
+    ) -> tuple[Box, ...] | None:
+        """Return the boxes of the parts of a map that is split along the channels."""
+        box, axis = args[0], kwargs.get("dim", args[2] if len(args) > 2 else 0)
+        if axis not in (1, -self.nd - 1) or len(box.shape) != self.nd:
+            return None
+        parts = run((box.block, *args[1:]), kwargs)
+        return tuple(Box(one, block, box.reach) for one, block in zip(clean, parts, strict=True))
+
     def _combine(self, values: Sequence[Any], run: Callable[[list[Any]], Tensor], clean: Tensor) -> Box | None:
         """Return the box of an operation that works voxel by voxel on several maps of one grid."""
         boxes = [value for value in values if isinstance(value, Box)]
@@ -181,26 +180,6 @@ class Rules:
         reach, size = self._bounded(*union([box.reach for box in boxes], [box.size for box in boxes]), shape)
         blocks = [_block(value, inside(reach, size, shape), size, shape) for value in values]
         return None if any(block is None for block in blocks) else Box(clean, run(blocks), reach)
-
-
-def is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
-    """Return whether an operation works on each voxel of its first argument by itself."""
-    if module is not None:
-        return type(module) in _ELEMENTWISE_MODULES or (type(module) in _NORMS and _has_statistics(module))
-    return node.target in _ELEMENTWISE
-
-
-def weight_of(node: fx.Node, module: nn.Module | None) -> Any:
-    """Return the weight of a convolution or linear layer, or the node whose value it is; None: it is neither."""
-    if module is not None:
-        return getattr(module, "weight", None)
-    if node.target not in (*_CONVOLUTIONS, F.linear):
-        return None
-    return node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
-
-
-def _has_statistics(norm: nn.Module) -> bool:
-    return getattr(norm, "running_mean", None) is not None
 
 
 def global_mean(box: Box, clean: Tensor) -> Tensor | None:
@@ -230,6 +209,11 @@ def flat(values: Any) -> list[Any]:
     return [item for value in values for item in (flat(value) if isinstance(value, list | tuple) else [value])]
 
 
+def _axis_of_cat(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return along which axis maps are joined; None: that is not what the operation does."""
+    return kwargs.get("dim", args[1] if len(args) > 1 else 0) if called(node) is torch.cat else None
+
+
 def _block(value: Any, starts: Starts, size: Size, shape: Size) -> Any:
     """What an argument holds in the boxes: a block, or the constant that it is; None: neither."""
     if isinstance(value, Box):
@@ -251,17 +235,25 @@ def _block(value: Any, starts: Starts, size: Size, shape: Size) -> Any:
 
 def _keeps_shape(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], box: Box, clean: Tensor) -> bool:
     """Return whether an operation gives a map the shape that it has, which does not mix rows with channels either."""
-    if node.target not in ("view", "reshape", torch.reshape) or kwargs or clean.shape != box.clean.shape:
+    if called(node) not in ("view", "reshape", torch.reshape) or kwargs or clean.shape != box.clean.shape:
         return False
     return flat(args[1:])[0] in (-1, len(box.block))
 
 
 def _repeated(made: Any, source: Any, clean: Tensor) -> Same | None:
     """Return what is repeated for each copy; None where not just rows are repeated."""
-    known = isinstance(source, Tensor) and isinstance(made, Tensor) and clean.shape[:1] == (1,)
-    if not known or made.shape[1:] != clean.shape[1:] or (source.ndim == made.ndim and len(source) > 1):
-        return None
-    return Same(made[:1], len(made))
+    known = isinstance(source, Tensor) and (source.ndim < made.ndim or len(source) == 1)
+    return _same_rows(made, clean) if known else None
+
+
+def _same_rows(made: Tensor, clean: Tensor) -> Same | None:
+    """Return what has the same rows, of which the clean value has one; None where it has not."""
+    alike = clean.shape[:1] == (1,) and made.shape[1:] == clean.shape[1:]
+    return Same(made[:1].clone(), len(made)) if alike else None
+
+
+def _outline(value: Any) -> Any:
+    return value.outline() if isinstance(value, Box | Same) else value
 
 
 def _has_tensor(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

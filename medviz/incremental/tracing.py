@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from medviz.incremental.nodes import IN_PLACE, clean_value, in_place, is_fact, layer, on_a_copy, operation
+from medviz.incremental.operations import is_split
 from medviz.validators import as_python
 
 _T = TypeVar("_T")
@@ -28,7 +29,7 @@ def traced(model: nn.Module, image: Tensor) -> fx.GraphModule:
     Raises:
         Exception: whatever stops `torch.fx`, such as control flow that depends on values or on the number of images.
     """
-    with _ALONE, _knowing_types():
+    with _ALONE, _taking_proxies():
         try:
             return _trace(model, image, buffers=False)
         except Exception:
@@ -98,7 +99,8 @@ class _Tracer(fx.Tracer):
 
     def iter(self, obj: Any) -> Iterator[Any]:
         # the sizes themselves stay open: the first is the number of copies that are run at once
-        return iter([obj[i] for i in range(self.answer(obj, len))]) if is_fact(obj.node) else super().iter(obj)
+        known = is_fact(obj.node) or is_split(obj.node)
+        return iter([obj[i] for i in range(self.answer(obj, len))]) if known else super().iter(obj)
 
     def answer(self, obj: fx.Proxy, kind: Callable[[Any], _T]) -> _T:
         """Return a size or the like as `kind`: bool, int, len.
@@ -106,7 +108,7 @@ class _Tracer(fx.Tracer):
         Raises:
             TypeError: it depends on voxels, or on the number of images.
         """
-        if not is_fact(obj.node):
+        if not is_fact(obj.node) and not (kind is len and is_split(obj.node)):
             raise TypeError(f"the value of {obj.node.name} is asked for while the network is traced")
         one, two = map(kind, self._facts(obj.node))
         if one != two:
@@ -142,19 +144,54 @@ class _Tracer(fx.Tracer):
 
 
 @contextlib.contextmanager
-def _knowing_types() -> Iterator[None]:
-    """Let `torch.jit.isinstance`, which MONAI's networks ask, take what is traced for the tensor that it stands for."""
-    ask: Any = torch.jit.isinstance
-    voxels = torch.empty(0, device="cpu")
-
-    def answer(obj: Any, kind: Any) -> Any:
-        return ask(fx.node.map_aggregate(obj, lambda one: voxels if isinstance(one, fx.Proxy) else one), kind)
-
-    torch.jit.isinstance = answer
+def _taking_proxies() -> Iterator[None]:
+    """Let functions of PyTorch that look at what they are given take what is traced."""
+    kept = [(where, name, getattr(where, name)) for where, name in _LOOKING]
     try:
+        for where, name, function in kept:
+            setattr(where, name, _LOOKING[where, name](function))
         yield
     finally:
-        torch.jit.isinstance = ask
+        for where, name, function in kept:
+            setattr(where, name, function)
+
+
+def _of_its_type(ask: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    """`torch.jit.isinstance`, which MONAI's networks ask: what is traced is the tensor that it stands for."""
+    voxels = torch.empty(0, device="cpu")
+
+    def answer(obj: Any, kind: Any) -> bool:
+        return ask(fx.node.map_aggregate(obj, lambda one: voxels if isinstance(one, fx.Proxy) else one), kind)
+
+    return answer
+
+
+def _itself(as_tensor: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.as_tensor`, which returns a tensor as it is."""
+
+    def made(data: Any, *args: Any, **kwargs: Any) -> Any:
+        asked = [*args, *kwargs.values()]
+        return data if isinstance(data, fx.Proxy) and not asked else as_tensor(data, *args, **kwargs)
+
+    return made
+
+
+def _recorded(make: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.zeros` and the like, where they are given sizes that are traced."""
+
+    def made(*args: Any, **kwargs: Any) -> Any:
+        proxies: list[fx.Proxy] = []
+        fx.node.map_aggregate([args, kwargs], lambda one: proxies.append(one) if isinstance(one, fx.Proxy) else None)
+        return proxies[0].tracer.create_proxy("call_function", make, args, kwargs) if proxies else make(*args, **kwargs)
+
+    return made
+
+
+_LOOKING: dict[tuple[Any, str], Callable[[Any], Any]] = {
+    (torch.jit, "isinstance"): _of_its_type,
+    (torch, "as_tensor"): _itself,
+    **{(torch, name): _recorded for name in ("zeros", "ones", "full")},
+}
 
 
 def _assigned(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], fx.Proxy]:
@@ -189,6 +226,11 @@ class _Known:
     def ndim(self) -> int:
         """A number at once, for it may be looked up in a dict."""
         return int(self.__getattr__("ndim"))
+
+    @property
+    def data(self) -> Any:
+        """The values without their graph, which a pass of patched copies has not."""
+        return self.__getattr__("detach")()
 
     def _as(self, kind: Callable[[Any], _T]) -> _T:
         answer: _T = self.tracer.answer(self, kind)
