@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import linecache
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,13 @@ def taken_apart(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
     return torch.cat([one, *others, up_to(fine, torch.cat([parts[1], parts[0].detach()], 1))], dim=1)
 
 
+def padded_to_the_same_size(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    """As TensorFlow does, and timm after it."""
+    more = [max((math.ceil(n / 2) - 1) * 2 + 3 - n, 0) for n in fine.shape[2:]]
+    fine = F.pad(fine, [part for n in reversed(more) for part in (n // 2, n - n // 2)])
+    return torch.cat([fine, up_to(fine, coarse)], dim=1)
+
+
 def voxel_by_voxel(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
     coarse = torch.where(coarse > 0.1, coarse.square(), coarse.mul(2).sub(0.19))
     fine = torch.max(fine, fine.add(1, alpha=0.5) ** 2).to(torch.float32).double()
@@ -137,8 +145,8 @@ def voxel_by_voxel(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
 
 
 WAYS = [
-    *(filled, taken_apart, voxel_by_voxel, padded_where_sizes_differ, cropped, resized, asked_for_types),
-    *(changed_in_place, made_in_the_pass, rows_stay_open, with_coordinates, with_a_table),
+    *(filled, taken_apart, voxel_by_voxel, padded_to_the_same_size, padded_where_sizes_differ, cropped, resized),
+    *(asked_for_types, changed_in_place, made_in_the_pass, rows_stay_open, with_coordinates, with_a_table),
 ]
 
 
@@ -258,6 +266,47 @@ def test_a_long_sum_of_sizes_is_asked_once() -> None:
         return resized(net, fine, coarse) if size > 0 else fine
 
     assert Incremental(Sized(doubled, 2).eval(), torch.rand(1, 2, 16, 16)).traced.graph
+
+
+class NormAct(nn.BatchNorm2d):
+    """As timm's: batch-norm by the function, and an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x.shape) != 4 or x.device.type not in ("cpu", "cuda"):
+            raise AssertionError("another branch")
+        given = (self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum)
+        return F.batch_norm(x, *given, eps=self.eps).relu()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_batch_norm_by_the_function_keeps_the_boxes_and_is_folded(before: bool) -> None:
+    norm = NormAct(3, eps=0.1)
+    for values in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
+        values.uniform_(0.5, 2)
+    around = [conv(2, 2, 3, 3, padding=1), nn.MaxPool2d(3, 1, 1)]
+    layers = [around[0], norm, around[1]] if before else [around[0], around[1], norm]
+    model = nn.Sequential(*layers, conv(2, 3, 2, 3, padding=1)).eval().double()
+    result, expected, share = both(model, torch.rand(1, 2, 64, 64).double())
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
+    assert share < 0.1
+    graph = Incremental(model, torch.rand(1, 2, 16, 16).double()).traced.graph
+    assert any(node.target is F.batch_norm for node in graph.nodes) is not before
+
+
+def test_batch_norm_by_the_function_that_looks_at_all_images_is_run_whole() -> None:
+    class OfAll(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.scale = conv(2, 2, 3, 3, padding=1), nn.Parameter(torch.rand(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.batch_norm(self.conv(x), None, None, self.scale, training=True)
+
+    model, image = OfAll().eval().double(), torch.rand(1, 2, 16, 16).double()
+    patches, corners = torch.rand(1, 2, 3, 3).double(), torch.tensor([[4, 5]])
+    with torch.no_grad():
+        result, expected = Incremental(model, image).run(patches, corners), model(Box(image, patches, [[4, 5]]).whole())
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
 
 
 class Named(nn.Module):

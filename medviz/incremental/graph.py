@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from medviz.incremental import tracing
-from medviz.incremental.nodes import IN_PLACE, called, give_layer, in_place, is_fact, layer
+from medviz.incremental.nodes import IN_PLACE, called, constant, give_layer, in_place, is_fact, layer
+from medviz.incremental.operations import of_fixed_norm
 
+_OF_NORM, _EPS = ("running_mean", "running_var", "eps", "weight", "bias"), 1e-5
 _RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"})
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 # what returns a new tensor, whatever it is given
@@ -61,21 +65,34 @@ def _fold(traced: fx.GraphModule) -> None:
     """Put each batch-norm into a copy of the convolution before it, where nobody else reads that one's output."""
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     for node in list(traced.graph.nodes):
-        before = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(before, fx.Node) or before.op != "call_module" or node.kwargs or len(node.args) != 1:
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module":
             continue
-        norm: Any = layer(node, traced)
         conv: Any = layer(before, traced)
-        if calls[before.target] > 1 or len(before.users) > 1 or not _folds(conv, norm):
+        if calls[before.target] > 1 or len(before.users) > 1 or type(conv) not in (nn.Conv2d, nn.Conv3d):
             continue
-        give_layer(before, traced, fuse_conv_bn_eval(conv, norm))
+        norm = _fixed_norm(node, traced)
+        if norm is None:
+            continue
+        fused = copy.deepcopy(conv)
+        fused.weight, fused.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *norm)
+        give_layer(before, traced, fused)
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
 
 
-def _folds(conv: nn.Module, norm: nn.Module) -> bool:
-    known = type(conv) in (nn.Conv2d, nn.Conv3d) and type(norm) in (nn.BatchNorm2d, nn.BatchNorm3d)
-    return known and norm.running_mean is not None and not (conv.training or norm.training)
+def _fixed_norm(node: fx.Node, traced: fx.GraphModule) -> Sequence[Any] | None:
+    """Return a batch-norm's mean, variance, epsilon, weight and bias; None: it is none, or not the same for all."""
+    module: Any = layer(node, traced)
+    if type(module) in (nn.BatchNorm2d, nn.BatchNorm3d) and len(node.args) == 1 and not node.kwargs:
+        fixed = module.running_mean is not None and not module.training
+        return [getattr(module, name) for name in _OF_NORM] if fixed else None
+    given = of_fixed_norm(node, node.args, node.kwargs)
+    held = [given.get(name) for name in _OF_NORM]
+    held[_OF_NORM.index("eps")] = given.get("eps", _EPS)
+    if not given or any(isinstance(one, fx.Node) and one.op != "get_attr" for one in held):
+        return None
+    return [constant(one, traced) if isinstance(one, fx.Node) else one for one in held]
 
 
 def _pool_first(traced: fx.GraphModule) -> None:

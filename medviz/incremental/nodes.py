@@ -120,5 +120,5 @@ def _finds_fact(node: fx.Node) -> bool:
         return node.target in _FACT_METHODS
     if node.target is getattr and node.args[1] in _FACTS:
         return True
-    made = node.target is getattr or getattr(node.target, "__module__", "") == "_operator"
+    made = node.target is getattr or getattr(node.target, "__module__", "") in ("_operator", "math")
     return made and bool(node.all_input_nodes) and all(map(is_fact, node.all_input_nodes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ _ARITHMETIC: frozenset[Any] = frozenset(
         *(operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne),
     }
 )
+_OF_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _SOFTMAXES = (nn.Softmax, nn.LogSoftmax)
 _ALONG_CHANNELS: frozenset[Any] = frozenset(
     {
@@ -59,6 +61,20 @@ def is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
 def is_arithmetic(node: fx.Node) -> bool:
     """Return whether an operation works voxel by voxel on several maps and numbers."""
     return called(node) in _ARITHMETIC
+
+
+def of_fixed_norm(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a batch-norm function with running statistics is given, by name; nothing: it is none.
+
+    It works on each voxel by itself. timm's networks call it.
+
+    Args:
+        node: the operation.
+        args, kwargs: what it is given, values or nodes.
+    """
+    given = dict(zip(_OF_BATCH_NORM, args, strict=False)) | dict(kwargs) if called(node) is F.batch_norm else {}
+    fixed = given.get("running_mean") is not None and given.get("training", False) is False
+    return given if fixed else {}
 
 
 def is_along_channels(

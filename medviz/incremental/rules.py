@@ -24,6 +24,7 @@ from medviz.incremental.operations import (
     is_elementwise,
     is_filled,
     is_split,
+    of_fixed_norm,
 )
 
 _GLOBAL_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
@@ -90,7 +91,9 @@ class Rules:
         if clean.ndim != self.nd + 2 or not clean.numel():
             return None
         voxelwise = is_elementwise(node, module) or is_along_channels(node, module, args, kwargs, self.nd)
-        if args[0] is boxes[0] and voxelwise and not _has_tensor(args[1:], kwargs):
+        alone = voxelwise and not _has_tensor(args[1:], kwargs)
+        alone = alone or (bool(of_fixed_norm(node, args, kwargs)) and not _has_box(args[1:], kwargs))
+        if args[0] is boxes[0] and alone:
             return Box(clean, run((boxes[0].block, *args[1:]), kwargs), boxes[0].reach)
         if args[0] is boxes[0] and _keeps_shape(node, args, kwargs, boxes[0], clean):
             return attrs.evolve(boxes[0], clean=clean)

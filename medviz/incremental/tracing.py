@@ -228,6 +228,12 @@ class _Known:
         return int(self.__getattr__("ndim"))
 
     @property
+    def device(self) -> torch.device:
+        """Where it is, at once: its name may be asked for as a text."""
+        where: torch.device = self.__getattr__("device")._as(lambda device: device)
+        return where
+
+    @property
     def data(self) -> Any:
         """The values without their graph, which a pass of patched copies has not."""
         return self.__getattr__("detach")()
