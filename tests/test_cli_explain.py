@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,24 @@ def smooth() -> torch.Tensor:
 )
 def test_only_what_was_cut_or_padded_at_its_end_stands_alike(change: Any, alike: bool) -> None:
     assert stand_alike(smooth(), change(smooth())) is alike
+
+
+FILTERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "noise": lambda x: x + 0.3 * x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)),
+    "bias field": lambda x: x * torch.linspace(0.8, 1.3, x.shape[2])[:, None],
+    "blur": lambda x: F.avg_pool3d(x[None], 5, 1, 2)[0],
+    "sharper": lambda x: 2 * x - F.avg_pool3d(x[None], 5, 1, 2)[0],
+    "without the outside": lambda x: x * (F.avg_pool3d(x[None], 5, 1, 2)[0] > x.mean()),
+    "half a voxel": lambda x: F.avg_pool3d(F.pad(x, (0, 1, 0, 1, 0, 1))[None], 2, 1)[0],
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_what_was_filtered_too_is_seen_to_have_moved(name: str) -> None:
+    scan, changed = smooth(), FILTERS[name]
+    assert stand_alike(scan, changed(scan))
+    for moved in (scan.flip(1), scan.flip(2), scan.flip(3), scan.flip(1, 2), scan.roll(4, 2)):
+        assert not stand_alike(scan, changed(moved))
 
 
 def test_a_cube_that_is_turned_has_moved() -> None:

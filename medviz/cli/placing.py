@@ -16,7 +16,8 @@ _MOST = 30_000  # voxels that are looked at, so that a large scan takes no longe
 _LEVELS, _LEAST = 256, 32  # of intensity, and as many voxels in each
 _BETTER = 0.002  # by which another way must explain more, and by how much more where nothing explains much
 _LOOSE, _PLAINLY = 0.02, 0.05
-_SURE = 0.9  # without a change of size, an image has moved only where that is plain
+# without a change of size, an image has moved only where that is plain, or where it is seen, and by both measures
+_SURE, _SEEN, _CLEARLY = 0.9, 0.25, 0.02
 _SHARE = 0.1  # of the smaller image, that both must have in common: few voxels fit to anything
 _UNLIKE = 0.1  # above what is left between unlike images; below it, nobody knows where a cut image came from
 
@@ -28,7 +29,8 @@ def stand_alike(before: Tensor, after: Tensor) -> bool:
     that one of them stands as one of `before`. Two channels are held against each other with their first voxels
     together, which must fit at least as well as anything else that is tried: one voxel further, wherever the two
     correlate best, with the centres or the ends together, stretched to the other's size, and turned or mirrored. Not
-    seen are turns by other angles, and a stretching that leaves the size as it was, because the rest is cut off.
+    seen are turns by other angles, a stretching that leaves the size as it was, because the rest is cut off, and
+    whatever a strong filter or the symmetry of the scan hides.
 
     Args:
         before: the image as it was read, `(C, *S)`.
@@ -74,15 +76,20 @@ class _Pair:
 
     def is_alike(self) -> bool | None:
         """Return whether they stand alike; None: nobody can tell."""
-        sure = _SURE if self._old.shape == self._new.shape else 0.0
-        for other, old, new in self._elsewhere():
-            there, here = self._explained(other, new), self._explained(old, new)
-            if there <= max(here + _BETTER + _LOOSE * (1 - here), sure):
-                continue
-            # by little, it may be that one level of the old intensities holds several of the new: another measure knows
-            if there > here + _PLAINLY or self._dependence(other, new) > self._dependence(old, new):
-                return False
+        if any(self._fits_better(*found) for found in self._elsewhere()):
+            return False
         return True if self._explained(*_common(self._old, self._new)) >= _UNLIKE else None
+
+    def _fits_better(self, other: np.ndarray, old: np.ndarray, new: np.ndarray) -> bool:
+        """Return whether `new` is made of `other` rather than of `old`, which stands where it stands."""
+        there, here = self._explained(other, new), self._explained(old, new)
+        if self._old.shape == self._new.shape and there <= _SURE:  # most likely filtered where it is
+            clearly = there >= _SEEN and there > here + _CLEARLY
+            return clearly and self._dependence(other, new) > self._dependence(old, new) + _CLEARLY
+        if there <= here + _BETTER + _LOOSE * (1 - here):
+            return False
+        # by little, it may be that one level of the old intensities holds several of the new: another measure knows
+        return there > here + _PLAINLY or self._dependence(other, new) > self._dependence(old, new)
 
     def _elsewhere(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield what new voxels would be made of if they stood elsewhere, what they stand for now, and the voxels."""
