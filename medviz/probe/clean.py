@@ -18,12 +18,12 @@ from medviz.finite import check_finite
 from medviz.probe.copies import copy_on_write
 from medviz.probe.cut import Cut
 from medviz.probe.failures import is_out_of_memory
-from medviz.probe.gradients import gradients
+from medviz.probe.gradients import behind, gradients
 from medviz.probe.layers import module_of, refuse_scripted
 from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
 from medviz.probe.starts import Starts
-from medviz.probe.ways import Call, Ways, behind
+from medviz.probe.ways import Call, Ways
 from medviz.targets import FixedTarget
 from medviz.tensors import wide
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from medviz.tensors import wide
 
 # float16 loses what is below 6e-8, and 1 / 128³ is not far above: the gradient is scaled up on its way, as far as fits
 _SCALES = (15, 10, 5, 0, -5, -10)
+_BATCH_NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm")  # instance-norm is made of it
 
 
 def gradients(scores: Tensor, tensors: Sequence[Tensor] | Sequence[GradientEdge], half: bool) -> list[Tensor | None]:
@@ -36,11 +39,44 @@ def gradients(scores: Tensor, tensors: Sequence[Tensor] | Sequence[GradientEdge]
     raise ValueError("the gradient of the score holds values that are NaN or infinite.")
 
 
+@contextlib.contextmanager
+def _in_order(scores: Tensor) -> Iterator[None]:
+    """Hand the batch-norms of a graph their gradients in the order of the axes, during the block.
+
+    PyTorch takes a gradient whose values lie channels last for one whose values lie channels first, where an axis has a
+    single element, as that of one image has: with patches flattened and transposed after a batch-norm, or channels
+    moved behind an instance-norm, its gradients are those of other voxels. Shown in `tests/test_probe_gradients.py`.
+    """
+    handles = [node.register_prehook(_ordered) for node in behind(scores) if node.name().startswith(_BATCH_NORMS)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _ordered(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(g.contiguous() if g is not None and 1 in g.shape else g for g in gradients)
+
+
+def behind(output: Tensor) -> set[Any]:
+    """Return the nodes of the graph that `output` comes from."""
+    nodes: set[Any] = set()
+    left = [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            left += [before for before, _ in node.next_functions]
+    return nodes
+
+
 def _grad(scores: Tensor, tensors: Sequence[Tensor] | Sequence[GradientEdge], scale: float) -> Sequence[Tensor | None]:
     try:
-        return torch.autograd.grad(
-            scores, tensors, torch.full_like(scores, scale), retain_graph=True, allow_unused=True
-        )
+        with _in_order(scores):
+            return torch.autograd.grad(
+                scores, tensors, torch.full_like(scores, scale), retain_graph=True, allow_unused=True
+            )
     except RuntimeError as err:
         if "heckpoint" in str(err):
             raise ValueError(

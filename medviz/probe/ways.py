@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from medviz.probe.gradients import behind
 from medviz.probe.layers import has_parameters, hooked
 from medviz.probe.outputs import first_tensor
 
@@ -81,15 +82,3 @@ def numbered(names: Iterable[str]) -> Iterator[Call]:
     for name in names:
         yield name, counted[name]
         counted[name] += 1
-
-
-def behind(output: Tensor) -> set[Any]:
-    """Return the nodes of the graph that `output` comes from."""
-    nodes: set[Any] = set()
-    left = [output.grad_fn]
-    while left:
-        node = left.pop()
-        if node is not None and node not in nodes:
-            nodes.add(node)
-            left += [before for before, _ in node.next_functions]
-    return nodes
