@@ -100,7 +100,8 @@ def test_where_nothing_tells_which_axis_holds_the_channels_both_are_offered() ->
     class Unclear(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.table, self.grid, self.norm = nn.Linear(2, 6), nn.Conv2d(2, 6, 4, stride=4), nn.LayerNorm(6)
+            self.table = nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 6))
+            self.grid, self.norm = nn.Conv2d(2, 6, 4, stride=4), nn.LayerNorm(6)
             self.mix, self.head = nn.Identity(), nn.Linear(6, 3)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -109,9 +110,13 @@ def test_where_nothing_tells_which_axis_holds_the_channels_both_are_offered() ->
             scores: Tensor = self.head(grid.mean((2, 3)))
             return scores
 
-    with pytest.raises(ValueError, match=r"the channels of 'mix', \(1, 6, 2, 2\), come first or last, nothing tells"):
+    with pytest.raises(ValueError, match=r"whether the channels of 'mix', \(1, 6, 2, 2\), come first or last"):
         medviz.explain(Unclear(), images(1, 2, 8, 8), "gradcam", 1)
-    assert medviz.explain(Unclear(), images(1, 2, 8, 8), "gradcam:layer=mix", 1).raw.shape == (1, 1, 2, 2)
+    with pytest.raises(ValueError, match="give reshape='channels_first' or 'channels_last'"):
+        medviz.explain(Unclear(), images(1, 2, 8, 8), "gradcam:layer=mix", 1)
+    for order, shape in (("channels_first", (1, 1, 2, 2)), ("channels_last", (1, 1, 6, 2))):
+        named = medviz.explain(Unclear(), images(1, 2, 8, 8), f"gradcam:layer=mix,reshape={order}", 1)
+        assert named.raw.shape == shape
 
 
 def test_of_several_grids_those_of_cubic_patches_are_shown_first() -> None:
@@ -404,3 +409,99 @@ def test_a_memory_that_the_clean_passes_do_not_show_is_found_behind_them() -> No
     named = medviz.explain(model, image, "ablationcam:layer=second", target, batch_size=1)
     check_close(automatic.raw, named.raw)
     assert not model.empty.any()
+
+
+class AttentionPool(nn.Module):
+    """A convolution whose voxels are pooled as tokens; the keys of the heads are normed, `(B, heads, N, d)`."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.keys, self.values = nn.Conv2d(1, 8, 2, stride=2), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.norm, self.head = norm, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.conv(x).flatten(2).transpose(1, 2)
+        values, keys = self.values(tokens), self.keys(tokens)
+        weights = self.norm(keys.unflatten(-1, (2, 4)).transpose(1, 2)).sum(-1).softmax(-1).mean(1)
+        scores: Tensor = self.head((weights[..., None] * values).sum(1))
+        return scores
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.Dropout(), nn.Identity(), nn.GroupNorm(1, 2)], ids=lambda norm: type(norm).__name__
+)
+def test_heads_and_tokens_are_no_grid(norm: nn.Module) -> None:
+    model, image = AttentionPool(norm).eval(), images(2, 1, 12, 12)
+    with pytest.raises(ValueError, match="not those of heads and tokens"):
+        medviz.explain(model, image, "gradcam", 1)
+    assert medviz.explain(model, image, "gradcam:layer=conv", 1).raw.shape[2:] == (6, 6)
+
+
+@pytest.mark.parametrize("viewed", [True, False])
+def test_what_is_made_of_a_table_alone_is_no_map(viewed: bool) -> None:
+    class Biased(nn.Module):
+        """As Swin V2 makes the bias of its positions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.up, self.last = nn.Conv2d(1, 4, 4, 4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+            self.bias = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 1))
+            self.register_buffer("table", torch.rand(1, 3, 2, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = self.bias(self.table[:] if viewed else self.table).mean()
+            up: Tensor = F.interpolate(self.up(self.down(x)) + bias, scale_factor=4)
+            return self.last(up)
+
+    target = medviz.SegmentationTarget(1)
+    assert medviz.explain(Biased(), images(1, 1, 16, 16), "gradcam", target).provenance["layers"] == ["up"]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_what_does_not_begin_with_the_images_is_no_map(batch: int) -> None:
+    class Windows(nn.Module):
+        """The last layers work on windows, which stand before the images."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.inside, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            windows = torch.cat(self.conv(x).split(4, 3))
+            scores: Tensor = self.head(self.inside(windows).unflatten(0, (-1, len(x))).mean((0, 3, 4)))
+            return scores
+
+    made = medviz.explain(Windows().eval(), images(batch, 1, 8, 8), "gradcam", 1)
+    assert made.provenance["layers"] == ["conv"]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_linear_layer_right_inside_puts_the_channels_last_whatever_the_image_has(channels: int) -> None:
+    class Merging(nn.Module):
+        """As Swin joins four tokens to one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.reduction = nn.LayerNorm(16), nn.Linear(16, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            joined: Tensor = self.reduction(self.norm(x.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3)))
+            return joined
+
+    class Swin(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.merging = nn.Conv2d(channels, 4, 2, stride=2), Merging()
+            self.norm, self.head = nn.LayerNorm(12), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.head(self.norm(self.merging(self.patches(x).movedim(1, -1))).mean((1, 2)))
+            return scores
+
+    model, image = Swin(), images(1, channels, 16, 16)
+    with pytest.raises(ValueError, match=r"\(1, 4, 4, 12\), channels last; give reshape='channels_last'"):
+        medviz.explain(model, image, "gradcam:layer=merging", 1)
+    named = medviz.explain(model, image, "gradcam:layer=merging,reshape=channels_last", 1)
+    assert named.raw.shape[2:] == (4, 4)
+    with pytest.raises(ValueError, match="channels last; leave `reshape` out"):
+        medviz.explain(model, image, "gradcam:layer=merging,reshape=channels_first", 1)

@@ -666,7 +666,7 @@ def test_a_layer_without_spatial_extent() -> None:
 
 
 def test_a_norm_along_columns_deep_inside_of_a_layer_does_not_put_channels_last() -> None:
-    layer = nn.Sequential(nn.Sequential(nn.LayerNorm(9)))
+    layer = nn.Sequential(nn.Sequential(nn.LayerNorm(9)), nn.Conv2d(4, 4, 1))
     model = nn.Sequential(nn.Conv2d(1, 4, 1), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     assert gradcam(model, "1", torch.rand(1, 1, 8, 9)).raw.shape == (1, 1, 8, 9)
 

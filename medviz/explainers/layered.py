@@ -17,6 +17,7 @@ from medviz.targets import FixedTarget
 from medviz.tensors import resize
 from medviz.validators import as_python, of_type
 
+_ORDERS = {"channels_first": 1, "channels_last": -1}  # the axis of the channels
 Reshape = Callable[[Tensor], Tensor] | Sequence[int] | str | None
 
 
@@ -40,11 +41,12 @@ def _as_name(name: Any) -> str:
 
 def _as_reshape(reshape: Any) -> Any:
     reshape = as_python(reshape)
-    if reshape is None or callable(reshape) or reshape == "channels_last":
+    if reshape is None or callable(reshape) or (isinstance(reshape, str) and reshape in _ORDERS):
         return reshape
     if isinstance(reshape, tuple | list) and reshape and all(isinstance(n, int) and n > 0 for n in reshape):
         return tuple(reshape)
-    raise TypeError(f"`reshape` is None, a grid such as (14, 14), 'channels_last' or a callable; got {reshape!r}.")
+    expected = "None, a grid such as (14, 14), 'channels_first', 'channels_last' or a callable"
+    raise TypeError(f"`reshape` is {expected}; got {reshape!r}.")
 
 
 @attrs.frozen(eq=False)
@@ -56,8 +58,9 @@ class LayerExplainer(Explainer):
             fused; None: the last layer that still has a spatial extent (for a segmentation output the last one on the
             coarsest grid).
         reshape: how tokens become a grid: the grid `(14, 14)`, behind whatever class tokens lead; "channels_last" for
-            `(B, *s, K)`; a callable from the layer's output to `(B, K, *s)`; None: found from the number of tokens and
-            the image's shape where only one grid fits.
+            `(B, *s, K)` and "channels_first" for `(B, K, *s)`, where the layers do not tell; a callable from the
+            layer's output to `(B, K, *s)`; None: found from the layers, the number of tokens and the image's shape,
+            where only one grid fits.
         aligned: put each cell of the layer's grid where its receptive field has its centre in the image, by one more
             pass over one image. False: where resizing puts it, in the middle of an equal part of the image, as other
             libraries do: each convolution of kernel 3, stride 2 and padding 1 on the way, at the stride t, moves the
@@ -119,7 +122,7 @@ class LayerExplainer(Explainer):
         image = tuple(probe.inputs.shape)
         if callable(self.reshape):
             features = self.reshape(features)
-        elif features.ndim == 3 and self.reshape != "channels_last":
+        elif features.ndim == 3 and self.reshape not in _ORDERS:
             sizes = self.reshape if self.reshape is not None else _token_grid(features.shape[1], image[2:], layer)
             features = _tokens_to_grid(features, tuple(int(n) for n in sizes), layer)
         elif features.ndim == len(image):
@@ -138,19 +141,25 @@ class LayerExplainer(Explainer):
         """Return features that are a grid already, `(B, K, *s)` or `(B, *s, K)`, as the former."""
         axis = probe.remember((layer, "axis"), lambda: probe.channel_axis(layer))
         returns = f"`layer` {layer!r} returns {tuple(features.shape)}"
+        if self.reshape is None and axis is None:
+            raise ValueError(
+                f"{returns}, and the layers do not tell whether its channels come first or last; give "
+                "reshape='channels_first' or 'channels_last'."
+            )
         if self.reshape is None and axis == -1:
             raise ValueError(
-                f"{returns}, channels last; give reshape='channels_last' (or, where they do come first, a function "
-                "that returns them as they are)."
+                f"{returns}, channels last; give reshape='channels_last', if the axes between are those of the image, "
+                "and not of heads, windows or tokens (where the channels do come first, a function that returns them "
+                "as they are)."
+            )
+        if self.reshape in _ORDERS and axis == -_ORDERS[self.reshape]:
+            raise ValueError(
+                f"{returns}, channels {'first' if axis == 1 else 'last'}; leave `reshape` out (or, where they do come "
+                f"{'last' if axis == 1 else 'first'}, give a function that returns `(B, K, *s)`)."
             )
         if self.reshape == "channels_last":
-            if axis == 1:
-                raise ValueError(
-                    f"{returns}, channels first; leave `reshape` out (or, where they do come last, give a function "
-                    "that moves them)."
-                )
             return features.movedim(-1, 1)
-        if self.reshape is not None and tuple(features.shape[2:]) != self.reshape:
+        if isinstance(self.reshape, tuple) and tuple(features.shape[2:]) != self.reshape:
             raise ValueError(f"{returns}, which is a grid already; `reshape` {self.reshape} is for tokens (B, N, K).")
         return features
 

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from medviz.errors import suggest
 from medviz.probe.outputs import replace_tensor
 
+_NORMS = (nn.LayerNorm, nn.RMSNorm)  # along the last axis
 _CHANNELS = ("in_channels", "out_channels", "num_features", "num_channels")
 
 
@@ -85,10 +86,11 @@ def works_along_last(module: nn.Module, last: int) -> bool:
 def channel_axis(module: nn.Module, shape: Sequence[int], model: Sequence[nn.Module]) -> int | None:
     """Return which axis of what a layer returns holds its channels, 1 or -1, as the layers tell; None: they do not.
 
-    The last one, `(B, *s, K)`, where the layer works along it; or a norm right inside of it does, and nothing inside
+    The last one, `(B, *s, K)`, where the layer works along it; or what is right inside of it does, and nothing inside
     has as many channels as the second axis is long; or others do, and nothing in the model has. Where both axes are of
-    one length, any norm inside counts, however deep. The second one, where something has as many channels as it is
-    long, and nothing works along a last axis of this length.
+    one length, any norm inside counts, however deep. The second one, where something inside has as many channels as it
+    is long; or something in the model has, and no norm works along a last axis of this length; or no norm at all works
+    along the last axis.
 
     Args:
         module: the layer.
@@ -98,21 +100,31 @@ def channel_axis(module: nn.Module, shape: Sequence[int], model: Sequence[nn.Mod
     second, last = shape[1], shape[-1]
     if works_along_last(module, last):
         return -1
-    inside = module.modules() if second == last else module.children()
-    if any(type(layer) is nn.LayerNorm and works_along_last(layer, last) for layer in inside):
-        return None if _has_channels(module.modules(), second) else -1
-    widths = _widths(model)
-    known = second in widths or _has_channels(model, second)
-    if last not in widths:
-        return 1 if known else None
-    return None if known or any(weight.shape[:1] == (second,) for weight in module.parameters()) else -1
+    norms = [layer for layer in module.modules() if type(layer) is nn.LayerNorm]
+    inside = norms if second == last else module.children()
+    local = _has_channels(module.modules(), second)
+    if local and _has_channels([*module.modules()][-1:], second):
+        return 1  # what it ends with
+    if any(works_along_last(layer, last) for layer in inside):
+        return None if local else -1
+    if local:
+        return 1
+    normed, multiplied = _widths(model)
+    known = second in normed | multiplied or _has_channels(model, second)
+    if last not in normed | multiplied:
+        return 1 if known or not normed else None
+    if known:  # a layer that only multiplies may be a gate or the head
+        return None if last in normed else 1
+    return None if any(weight.shape[:1] == (second,) for weight in module.parameters()) else -1
 
 
-def _widths(model: Sequence[nn.Module]) -> set[int]:
-    """How many channels the layers take that work along the last axis."""
-    kinds = {kind for kind in set(map(type, model)) if issubclass(kind, nn.Linear | nn.LayerNorm)}
-    along: list[Any] = [layer for layer in model if type(layer) in kinds]
-    return {layer.in_features if isinstance(layer, nn.Linear) else layer.normalized_shape[-1] for layer in along}
+def _widths(model: Sequence[nn.Module]) -> tuple[set[int], set[int]]:
+    """How many channels the layers take that work along the last axis: norms, and linear ones."""
+    kinds = set(map(type, model))
+    norms, linear = ({kind for kind in kinds if issubclass(kind, one)} for one in (_NORMS, nn.Linear))
+    normed: list[Any] = [layer for layer in model if type(layer) in norms]
+    multiplied: list[Any] = [layer for layer in model if type(layer) in linear]
+    return {layer.normalized_shape[-1] for layer in normed}, {layer.in_features for layer in multiplied}
 
 
 def _has_channels(modules: Iterable[nn.Module], number: int) -> bool:
