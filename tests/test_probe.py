@@ -453,7 +453,7 @@ def test_batch_norm_without_statistics_goes_image_by_image() -> None:
     for name in ("gradcam", "scorecam"):
         batch = medviz.explain(model, image, name, 1)
         for i in range(3):
-            one = medviz.explain(model, image[i : i + 1], name, 1)
+            one = medviz.explain(model, image[i : i + 1], name, 1, batch_size=1)
             torch.testing.assert_close(batch.values[i], one.values[0])
 
 
@@ -742,18 +742,20 @@ class Routes(Net):
 
         def keep(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
             self.held.skip, self.kept = output[0], (output[0], 1)
+            if self.route == "a view of what is kept":
+                module.kept = output[0]
 
         self.layer.register_forward_hook(keep)
 
     def forward(self, x: Tensor) -> Tensor:
         x, view = self.layer(self.stem(x))
-        skip = {"an object": self.held.skip, "a tuple on self": self.kept[0], "a view": view}[self.route]
+        skip = {"an object": self.held.skip, "a tuple on self": self.kept[0]}.get(self.route, view)
         return self.head((x * 2).flatten(2).mean(2) + skip.flatten(2).mean(2).square())
 
 
 @pytest.mark.parametrize(
     ("route", "layer"),
-    list(itertools.product(["an object", "a tuple on self", "a view"], ["layer", None])),
+    list(itertools.product(["an object", "a tuple on self", "a view", "a view of what is kept"], ["layer", None])),
 )
 def test_a_layers_output_is_followed_on_every_route(route: str, layer: str | None) -> None:
     model, image = Routes(route).eval(), torch.rand(2, 1, 8, 8)
@@ -770,7 +772,12 @@ def test_a_layers_output_is_followed_on_every_route(route: str, layer: str | Non
     assert not model.held.skip.requires_grad
 
 
-@pytest.mark.parametrize("passes_on", [nn.Identity(), nn.Dropout(), nn.Flatten(2), nn.ReLU(inplace=True)])
+class First(nn.Module):
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("passes_on", [nn.Identity(), nn.Dropout(), nn.Flatten(2), nn.ReLU(inplace=True), First()])
 def test_what_a_layer_was_given_is_not_its_output(passes_on: nn.Module) -> None:
     class Skips(Net):
         def __init__(self) -> None:
@@ -779,7 +786,8 @@ def test_what_a_layer_was_given_is_not_its_output(passes_on: nn.Module) -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.layer(self.stem(x)).relu()
-            return self.head(3 * self.passes_on(x).flatten(2).mean(2) + x.flatten(2).mean(2))
+            given = (x, x.new_zeros(1)) if isinstance(self.passes_on, First) else (x,)
+            return self.head(3 * self.passes_on(*given).flatten(2).mean(2) + x.flatten(2).mean(2))
 
     model, image = Skips().eval(), torch.rand(2, 1, 8, 8)
     with medviz.Probe(model, image, layers=["passes_on"]) as probe:
@@ -789,6 +797,45 @@ def test_what_a_layer_was_given_is_not_its_output(passes_on: nn.Module) -> None:
     voxels = activation[0, 0].numel()
     torch.testing.assert_close(result.flatten(2)[0, :, 0], 3 * model.head.weight[1].detach() / voxels)
     torch.testing.assert_close(zeros, expected)
+
+
+class Table(nn.Module):
+    def __init__(self, held: str) -> None:
+        super().__init__()
+        table = torch.rand(1, 5, 4, 4)
+        self.table = nn.Parameter(table) if held == "parameter" else nn.Buffer(table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table.detach()
+
+
+@pytest.mark.parametrize("held", ["parameter", "buffer"])
+def test_what_a_layer_holds_is_not_its_output(held: str) -> None:
+    class Reads(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Table(held)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((3 * self.layer(self.stem(x)) + self.layer.table).flatten(2).mean(2))
+
+    model, image = Reads().eval(), torch.rand(1, 1, 4, 4)
+    expected = model.head(model.layer.table.flatten(2).mean(2)).detach()
+    with medviz.Probe(model, image, layers=["layer"]) as probe:
+        result = probe.gradient("layer", 1)
+        zeros = probe.forward(image, replace={"layer": torch.zeros(1, 5, 4, 4)})
+    torch.testing.assert_close(result[0, :, 0, 0], 3 * model.head.weight[1].detach() / 16)
+    torch.testing.assert_close(zeros, expected)
+
+
+def test_an_output_whose_voxels_share_their_memory_can_be_replaced() -> None:
+    model, image = Net(), torch.rand(2, 1, 8, 8)
+    model.layer.register_forward_hook(lambda module, args, output: output[..., :1].expand_as(output).detach())
+    new = torch.rand(2, 5, 4, 4)
+    with medviz.Probe(model, image, layers=["layer"]) as probe:
+        torch.testing.assert_close(
+            probe.forward(image, replace={"layer": new}), model.head(new.flatten(2).mean(2)).detach()
+        )
 
 
 @pytest.mark.parametrize("layer", ["halves", None])
@@ -1220,3 +1267,52 @@ def test_a_class_costs_one_backward_pass_for_all_layers(monkeypatch: pytest.Monk
             for layer in ("stem", "deep"):
                 probe.gradient(layer, target)
     assert len(counted) == 2
+
+
+@pytest.mark.parametrize("where", ["parameter", "buffer", "attribute", "list", "object"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_replaced_output_is_not_written_into_a_table_of_the_model(where: str, whole: bool) -> None:
+    """A layer may return, cut off from the graph, a part of what somebody else reads too."""
+
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.rand(1 if whole else 3, 2, 4, 4)
+            self.layer, self.held = Reader(self.read), SimpleNamespace(table=table)
+            if where == "parameter":
+                self.table = nn.Parameter(table)
+            elif where == "buffer":
+                self.register_buffer("table", table)
+            elif where == "attribute":
+                self.table = table
+            elif where == "list":
+                self.tables = [table]
+
+        def read(self) -> Tensor:
+            if where == "list":
+                return self.tables[0]
+            table: Tensor = self.held.table if where == "object" else self.table
+            return table
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (3 * self.layer(x) + self.read()[: len(x)]).mean((2, 3))
+
+    model, image = Table().eval(), torch.rand(1, 1, 4, 4)
+    before = model.read().detach().clone()
+    with torch.no_grad(), medviz.Probe(model, image, layers=["layer"]) as probe:
+        replaced = probe.forward(image, replace={"layer": torch.zeros(1, 2, 4, 4)})
+    torch.testing.assert_close(replaced, before[:1].mean((2, 3)))
+    if not whole:  # it needs a row for each channel
+        medviz.explain(model, image, "ablationcam:layer=layer", 1)
+    assert torch.equal(model.read(), before)
+
+
+class Reader(nn.Module):
+    """Returns what `read` gives, as far as there are images, without its graph."""
+
+    def __init__(self, read: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.read = [read]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read[0]()[: len(x)].detach()

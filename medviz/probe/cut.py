@@ -155,7 +155,7 @@ class Replace:
             if tensor is None or tensor.shape != new.shape:
                 shape = None if tensor is None else tuple(tensor.shape)
                 raise ValueError(f"`replace` gives `layer` {name!r} {tuple(new.shape)}; it returns {shape}.")
-            if not may_be_written(tensor, module, given):
+            if not may_be_written(tensor, module, given, output):
                 return hand_on(output, tensor, new.to(tensor.device, tensor.dtype, copy=True), module.modules())
             self._write(tensor, new)
             return None

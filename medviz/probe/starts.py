@@ -103,17 +103,37 @@ def is_its_own(tensor: Tensor, module: nn.Module, given: Any) -> bool:
         return False
 
 
-def may_be_written(tensor: Tensor, module: nn.Module, given: Any) -> bool:
-    """Return whether another content of `tensor` is the layer's output for all who hold it, and nothing else."""
-    if not is_its_own(tensor, module, given) or any(
-        step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
-    ):
+def may_be_written(tensor: Tensor, module: nn.Module, given: Any, output: Any) -> bool:
+    """Return whether another content of `tensor` is the layer's output for all who hold it, and nothing else.
+
+    Nobody may hold its memory but the layer's output and what the layer keeps: a table of the model may lie there too.
+    """
+    repeats = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    if repeats or not is_its_own(tensor, module, given) or tensor.untyped_storage().nbytes() != tensor.nbytes:
         return False
     held = (other for other in (*module.parameters(), *module.buffers()) if other.layout == torch.strided)
-    return memory_of(tensor) not in set(map(memory_of, held))
+    memory = memory_of(tensor)
+    if memory in set(map(memory_of, held)):
+        return False
+    kept = (other for part in module.modules() for other in tensors_in(vars(part)))
+    known = {id(other) for other in (tensor, *tensors_in(output), *kept) if _lies_at(other, memory)}
+    return holders_of(tensor) <= len(known)
+
+
+def _lies_at(tensor: Tensor, memory: int) -> bool:
+    return tensor.layout == torch.strided and memory_of(tensor) == memory
 
 
 def memory_of(tensor: Tensor) -> int:
     """Return a number that stands for the memory of a tensor: a view has that of its base, a lazy copy another."""
     memory: int = tensor.untyped_storage()._cdata
     return memory
+
+
+def holders_of(tensor: Tensor) -> float:
+    """Return how many tensors, itself among them, lie in the memory of a tensor; infinity where nobody knows."""
+    try:
+        storage = tensor.untyped_storage()
+        return int(torch._C._storage_Use_Count(storage._cdata)) - 1  # one is the storage that was asked for
+    except (AttributeError, RuntimeError):  # a private function; and a sparse tensor has no storage
+        return float("inf")

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medviz.probe.starts import holders_of
+
 _SMALL = 2**16  # numbers; larger tensors are compared by themselves, for together they would need their size once more
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _dtype, _axes, _shape, _requires_grad = map(operator.attrgetter, ("dtype", "ndim", "shape", "requires_grad"))
@@ -43,7 +45,8 @@ class Values:
     def restore(self) -> None:
         """Put back the values of the tensors that have changed, and take off a graph that they came into."""
         for tensor in filter(_requires_grad, self._without_graph):
-            if _is_alone(tensor):  # torch detaches no view, and lets nobody write to one whose base it has detached
+            # torch detaches no view, and lets nobody write to one whose base it has detached
+            if holders_of(tensor) == 1:
                 tensor.detach_()
         for kept in self._kept:
             kept.restore()
@@ -102,15 +105,6 @@ def _joined(tensors: list[Tensor]) -> Tensor:
     if tensors[0].ndim == 0:
         return torch.stack(tensors)
     return torch.cat(tensors if tensors[0].ndim == 1 else [tensor.reshape(-1) for tensor in tensors])
-
-
-def _is_alone(tensor: Tensor) -> bool:
-    """Return whether no other tensor, such as a view, lies in the same memory; False where nobody knows."""
-    try:
-        storage = tensor.untyped_storage()
-        return bool(torch._C._storage_Use_Count(storage._cdata) == 2)  # the tensor, and the storage that was asked for
-    except (AttributeError, RuntimeError):  # a private function; and a sparse tensor has no storage
-        return False
 
 
 def _put_back(tensor: Tensor, value: Tensor) -> None:
