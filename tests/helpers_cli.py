@@ -102,6 +102,11 @@ def shrink_and_say_so(image):
     return medviz.Image(image.data[:, ::2], image.affine @ np.diag([2.0, 1, 1, 1]))
 
 
+def cut_and_move_in_place(image):
+    image.affine[:, 3] += image.affine[:, 1]
+    return attrs.evolve(image, data=image.data[:, :, 1:])
+
+
 def lose(image):
     return image.data
 
@@ -130,6 +135,8 @@ def make_folder(folder: Path) -> Path:
     torch.save(
         {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, folder / "nested.pt"
     )
+    for key in ("model_state_dict", "model"):
+        torch.save({key: state, "epoch": 3}, folder / f"{key}.pt")
     torch.save({**state, "head.extra": torch.zeros(1)}, folder / "unexpected.pt")
     save_file({k: v for k, v in state.items() if k != "head.bias"}, folder / "missing.safetensors")
     save_file({**state, "head.bias": torch.zeros(7)}, folder / "shape.safetensors")

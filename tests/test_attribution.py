@@ -45,6 +45,10 @@ def test_signed_maps_lie_between_minus_one_and_one():
     assert of([[-8, 0, 4]], signed=True).normalized()[0, 0, 0].tolist() == [-1, 0, 0.5]
 
 
+def test_maps_without_a_sign_lie_between_zero_and_one():
+    assert of([[-8, 0, 4]]).normalized()[0, 0, 0].tolist() == [0, 0, 0.5]
+
+
 def test_a_map_of_zeros_stays_one():
     for options in ({}, {"scale": "percentile"}, {"per": "batch"}, {"vmax": 2.0}):
         assert not of([[0, 0]]).normalized(**options).any()

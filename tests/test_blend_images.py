@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medviz.renderers import blending
 from medviz.renderers.blending import blend_images
 from medviz.renderers.colour import colour_labels, colour_table
 
@@ -75,6 +76,14 @@ def test_no_two_labels_share_a_colour(cmap, count):
 def test_labels_below_zero_have_colours_of_their_own():
     colours = colour_labels(torch.arange(-20, 21), colour_table("tab10")).T
     assert len(torch.unique(colours, dim=0)) == 41
+
+
+def test_labels_halve_a_gradient_and_take_a_list_in_its_own_order():
+    gradient = torch.linspace(0, 1, 100)[:, None].expand(100, 3).contiguous()
+    assert torch.equal(colour_labels(torch.arange(1, 5), gradient).T, gradient[[99, 49, 74, 24]])
+    for name in ("tab10", "tab20"):
+        table = colour_table(name)
+        assert torch.equal(colour_labels(torch.arange(1, len(table) + 1), table).T, table)
 
 
 def test_neighbouring_labels_differ_clearly():
@@ -162,6 +171,7 @@ def test_a_colour_map_object_is_as_good_as_its_name():
         ({"alpha": np.full((3, 5), 0.5)}, "`alpha` has shape \\(3, 5\\)"),
         ({"cmap": "infern"}, "did you mean 'inferno'"),
         ({"image": GREY * 255, "rescale_arrays": False}, "spans 0 to 255"),
+        ({"image": GREY - 1, "rescale_arrays": False}, "spans -1 to 0"),
     ],
 )
 def test_wrong_values(change, message):
@@ -197,6 +207,17 @@ def test_a_volume_of_many_parts_is_the_same_as_its_slices(lead):
             np.testing.assert_array_equal(whole[:, i], blend_images(*one, "jet"))
 
 
+@pytest.mark.parametrize("lead", [1, 3])
+def test_in_how_many_parts_it_is_made_does_not_matter(monkeypatch, lead):
+    rng = np.random.default_rng(3)
+    image, alpha = rng.random((lead, 5, 6, 7)), rng.random((lead, 5, 6, 7))
+    for layer in (rng.uniform(-4, 4, (1, 5, 6, 7)), rng.integers(-3, 9, (1, 5, 6, 7))):
+        monkeypatch.undo()
+        whole = blend_images(image, layer, alpha, "jet")
+        monkeypatch.setattr(blending, "_AT_ONCE", 16)
+        np.testing.assert_array_equal(blend_images(image, layer, alpha, "jet"), whole)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_the_result_is_contiguous_whatever_the_order_in_memory(order):
     image = np.asarray(np.random.default_rng(0).random((1, 5, 6, 7)), order=order)
@@ -215,6 +236,24 @@ def test_wide_integers_as_image_and_as_label(dtype):
 def test_labels_too_large_for_a_float_keep_their_own_colours():
     labels = np.array([[[2**60, 2**60 + 1, 2**60 + 2]]])
     assert len(np.unique(blend_images(GREY[:, :1, :3], labels, 1.0), axis=2).T) == 3
+
+
+def test_labels_far_apart():
+    labels = np.array([[[1, 2**45]]])
+    expected = colour_labels(torch.from_numpy(labels[0]), colour_table("hsv"))
+    np.testing.assert_array_equal(blend_images(GREY[:, :1, :2], labels, 1.0), expected)
+
+
+def test_a_range_narrower_than_float32_can_tell():
+    image = 1e9 + np.array([[[0, 0.5, 1]]])
+    np.testing.assert_allclose(blend_images(image, np.zeros((1, 1, 3)))[0, 0], [0, 0.5, 1])
+
+
+def test_what_is_not_rescaled_is_cut_off():
+    image, heat = np.array([[[-5e-4, 0.5, 1.0005]]]), np.array([[[-2.0, 0, 3]]])
+    np.testing.assert_array_equal(blend_images(image, heat, 0.0, rescale_arrays=False)[0, 0], [0, 0.5, 1])
+    ends = blend_images(image, heat, 1.0, "jet", rescale_arrays=False)[:, 0, ::2]
+    np.testing.assert_array_equal(ends, colour_table("jet")[[0, -1]].T)
 
 
 def test_a_range_wider_than_float32_can_hold():

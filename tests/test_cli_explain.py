@@ -128,7 +128,7 @@ def test_preprocess_model_arguments_and_target_function(folder: Path) -> None:
     assert torch.allclose(result.image[0] * 2, medviz.read("scan.nii.gz").data)
 
 
-@pytest.mark.parametrize("weights", ["good.safetensors", "good.pt", "nested.pt"])
+@pytest.mark.parametrize("weights", ["good.safetensors", "good.pt", "nested.pt", "model_state_dict.pt", "model.pt"])
 def test_weights_load_from_every_form(folder: Path, weights: str) -> None:
     done = explain(
         *("--model", "nets_for_cli:Net", "--weights", weights, "--explainer", "gradcam", "--target", "0", *MAP)
@@ -207,6 +207,7 @@ def test_a_ready_made_module_is_taken_as_it_is(folder: Path) -> None:
         (("--explainer", "gradcam", "--target", "nets_for_cli:READY2", *MAP), "has no 'READY2'"),
         (("--explainer", "gradcam", "--target", "segmentation:1", *MAP), "SegmentationTarget needs an output"),
         (("--explainer", "gradcam", "--model-arg", "width", *MAP), "`--model-arg` 'width' is not key=value"),
+        (("--explainer", "gradcam", "--model-arg", "width=3", "--model-arg", "width=4", *MAP), "key is given twice"),
         (("--explainer", "gradcam", "--model-arg", "depth=3", *MAP), "depth"),
         (("--explainer", "gradcam", "--preprocess", "nets_for_cli:lose", *MAP), "returned a Tensor; expected a medviz"),
         (("--explainer", "gradcam", "--preprocess", "nets_for_cli:shrink", *MAP), "kept the affine, which is of other"),
@@ -356,6 +357,23 @@ def test_a_preprocessing_that_changes_the_size_gives_the_affine_too(folder: Path
     assert done.exit_code == 0, done.stderr
     scan, written = nib.load("scan.nii.gz"), nib.load("map.nii.gz")
     assert np.allclose(written.affine, scan.affine @ np.diag([2, 1, 1, 1]))
+
+
+def test_a_preprocessing_may_change_the_affine_in_place(folder: Path) -> None:
+    done = explain(*MODEL, "--preprocess", "nets_for_cli:cut_and_move_in_place", "--explainer", "vanillagrad", *MAP)
+    assert done.exit_code == 0, done.stderr
+    scan, written = nib.load("scan.nii.gz"), nib.load("map.nii.gz")
+    assert np.allclose(written.affine[:, 3], scan.affine @ [0, 1, 0, 1])
+
+
+def test_the_reader_that_is_named_reads_for_a_preprocessing_too(folder: Path) -> None:
+    scan = nib.load("scan.nii.gz")
+    data = scan.get_fdata()
+    data[3, 4, 5] = np.nan
+    nib.save(nib.Nifti1Image(data, scan.affine), "hole.nii.gz")
+    read = ("--image", "hole.nii.gz", "--preprocess", "nets_for_cli:halve", "--reader", "nifti:nan=0")
+    done = invoke("explain", *MODEL, *read, "--explainer", "vanillagrad", *MAP)
+    assert done.exit_code == 0, done.stderr
 
 
 def test_an_image_that_is_not_there_is_refused(folder: Path) -> None:

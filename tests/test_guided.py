@@ -87,6 +87,12 @@ def positional(x: Tensor) -> Tensor:
     return x
 
 
+def by_keyword(x: Tensor) -> Tensor:
+    x = x * 1
+    torch.relu_(input=x[:])
+    return x
+
+
 def parts(x: Tensor) -> Tensor:
     """Views that are changed in place: the gradient reaches their base past what is hung on the views."""
     x = x * 1
@@ -149,6 +155,7 @@ FORMS: dict[str, Callable[[], nn.Module]] = {
     "hard tanh without a top": lambda: nn.Hardtanh(0.0, 1e6),
     "a statement": lambda: Call(statement),
     "a statement, by position": lambda: Call(positional),
+    "a statement, by keyword": lambda: Call(by_keyword),
     "views in place": lambda: Call(parts),
     "a flat view in place": lambda: Call(flat_view),
     "a sum in place after it": lambda: Call(residual),
@@ -302,6 +309,36 @@ def test_a_name_alone_is_no_reason_to_refuse() -> None:
     image = images(2, 2, 7, 6)
     expected = explain("guidedbackprop", TwoLayers(nn.SiLU), image, 1).values
     check_close(explain("guidedbackprop", TwoLayers(HonestSwish), image, 1).values, expected, 1e-6)
+
+
+class ConvReLU(nn.Sequential):
+    """A block that is called like an activation and holds what its maker put there."""
+
+
+class AsideSwish(Swish):
+    """An activation of which nothing goes back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach())
+
+
+def test_what_has_no_activation_of_its_own_to_hide_is_not_refused() -> None:
+    image = images(2, 2, 7, 6)
+    model = TwoLayers(nn.ReLU)
+    model.first = ConvReLU(model.first)  # type: ignore[assignment]
+    expected = explain("guidedbackprop", TwoLayers(nn.ReLU), image, 1).values
+    check_close(explain("guidedbackprop", model, image, 1).values, expected, 1e-6)
+    model.side = AsideSwish()
+    model.first.register_forward_hook(lambda module, args, output: output + 0 * model.side(output))
+    check_close(explain("guidedbackprop", model, image, 1).values, expected, 1e-6)
+
+
+@pytest.mark.parametrize("form", ["nn.ReLU", "clamp", "clamp by a tensor", "clamp_min_", "maximum", "max"])
+def test_behind_a_rectifier_that_gives_zero_nothing_goes_back(form: str) -> None:
+    model = TwoLayers(FORMS[form])
+    for bias in (model.first.bias, model.second.bias):
+        nn.init.zeros_(bias)
+    assert not explain("guidedbackprop", model, torch.zeros(1, 2, 7, 6), 1).values.any()
 
 
 def test_an_activation_with_a_backward_pass_of_its_own_is_refused() -> None:

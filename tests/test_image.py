@@ -228,11 +228,20 @@ def test_an_affine_that_grew_from_a_stand_in_is_none_either(meta, caplog):
     assert "give `affine`" in caplog.text
 
 
+def test_a_batch_that_grew_from_stand_ins_has_no_affine_either(meta):
+    resampled = pytest.importorskip("monai.transforms").Spacing((2.0, 1.0, 1.0))
+    known = meta(torch.rand(1, 3, 4, 5), affine=torch.from_numpy(AFFINE))
+    assert as_batch(collate([resampled(meta(torch.rand(1, 3, 4, 5))) for _ in range(2)]))[1] is None
+    assert as_batch(collate([resampled(known) for _ in range(2)]))[1].shape == (2, 4, 4)
+
+
 @pytest.mark.parametrize("known", [True, False])
-def test_what_monai_notes_before_a_transform_is_believed(meta, known):
+@pytest.mark.parametrize("first", ["Orientation", "Spacing"])
+def test_what_monai_notes_before_a_transform_is_believed(meta, first, known):
     transforms = pytest.importorskip("monai.transforms")
     scan = meta(torch.rand(1, 3, 4, 5), **({"affine": torch.from_numpy(AFFINE)} if known else {}))
-    turned = transforms.Spacing((1.0, 1.0, 1.0))(transforms.Orientation("LPS", labels=None)(scan))
+    order = [transforms.Orientation("LPS", labels=None), transforms.Spacing((1.0, 1.0, 1.0))]
+    turned = transforms.Compose(order if first == "Orientation" else order[::-1])(scan)
     affine = as_batch(turned[None])[1]
     assert (affine is None) is not known
     assert not known or np.allclose(affine[0], turned.affine)
@@ -256,6 +265,12 @@ def test_what_nibabel_makes_up_is_no_place_in_the_world(meta):
 def test_another_space_is_turned_into_ras(meta, space, signs):
     affine = as_batch(from_file(meta, RAS, space=space)[None])[1][0]
     assert np.array_equal(affine, np.diag([*signs, 1, 1]))
+
+
+def test_the_world_is_turned_and_not_the_voxels(meta):
+    scan = meta(torch.rand(1, 3, 4, 5), meta={"original_affine": AFFINE, "affine": AFFINE, "space": "LPS"})
+    voxel = np.array([1, 2, 3, 1])
+    assert (as_batch(scan[None])[1][0] @ voxel).tolist() == [-1, -9, 19, 1]  # in LPS it lies at 1, 9, 19
 
 
 def test_a_space_that_nobody_knows_is_no_place_in_the_world(meta, caplog):
@@ -305,6 +320,14 @@ def test_a_slice_does_not_keep_the_affine_of_its_volume(meta, cut, caplog):
     assert np.array_equal(as_batch(cut(scan)[None], AFFINE)[1][0], AFFINE)
 
 
+def test_slices_of_a_batch_do_not_keep_the_affine_of_its_volumes(meta, caplog):
+    batch = meta(torch.rand(2, 1, 3, 4, 5), affine=torch.from_numpy(AFFINE), meta={"spatial_shape": [3, 4, 5]})
+    assert as_batch(batch)[1].shape == (2, 4, 4)
+    with caplog.at_level(logging.WARNING):
+        assert as_batch(batch[..., 2])[1] is None
+    assert "looks like a slice of a volume" in caplog.text
+
+
 def test_a_slice_of_a_volume_beside_a_scan_of_one_slice_has_no_affine(
     meta: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -329,6 +352,14 @@ def test_an_affine_of_two_axes_says_no_place(meta, caplog):
     with caplog.at_level(logging.WARNING):
         assert as_batch(flat[None])[1] is None
     assert "no affine; give `affine`" in caplog.text
+
+
+def test_an_affine_of_two_axes_says_no_place_of_a_scan_of_one_slice_either(meta, caplog):
+    transforms = pytest.importorskip("monai.transforms")
+    flat = transforms.SqueezeDim(-1)(from_file(meta, LPI, spatial_shape=np.array([3, 4, 1]))[..., :1])
+    with caplog.at_level(logging.WARNING):
+        assert as_batch(flat[None])[1] is None
+    assert "the MetaTensor's affine is (3, 3) and not (4, 4): no affine" in caplog.text
 
 
 def test_an_image_takes_the_affine_of_a_metatensor(meta):

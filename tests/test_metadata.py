@@ -62,6 +62,14 @@ def test_another_version_and_a_removal_are_seen(place: Path) -> None:
     assert offered("made-up") == [("one", "2.0")]
 
 
+def test_the_folder_that_python_was_started_in_is_looked_at_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("sys.path", ["", *(other for other in sys.path if other != str(place))])
+    assert offered("made-up") == []
+    add(place, "made-up", "one")
+    assert offered("made-up") == [("one", "1.0")]
+
+
 def test_a_place_that_leaves_the_path_takes_its_packages_along(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(place, "made-up", "one")
     assert offered("made-up")
@@ -113,6 +121,7 @@ def test_one_damaged_package_costs_the_others_nothing(
     with caplog.at_level("WARNING"):
         assert offered("whole") == [("found", "1.0")]
     assert "gradcam" in registry.names("explainers")
+    assert "gradcam" not in registry.names("readers")
     assert isinstance(medviz.get_explainer("medviz-xai/gradcam"), medviz.Explainer)
     broken = {entry.name: entry.package for entry, error in health.check("readers") if error}
     if how == "no pair":

@@ -137,6 +137,17 @@ def test_gaussian_of_odd_size_is_zero_in_the_middle_and_unchanged_at_the_corners
     assert torch.allclose(hide("gaussian", image, [[0] * len(size)], size)[0], image * factor, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(4, 6), (6, 4, 8)])
+def test_gaussian_of_even_size_is_zero_behind_the_middle_and_unchanged_at_the_first_corner_alone(
+    size: tuple[int, ...],
+) -> None:
+    factor = hide("gaussian", torch.ones(1, *size), [[0] * len(size)], size)[0, 0]
+    assert torch.unravel_index(factor.argmin(), size) == tuple(n // 2 for n in size)
+    assert factor.min().abs() <= 1e-6
+    assert torch.unravel_index(factor.argmax(), size) == (0,) * len(size)
+    assert (factor == 1).sum() == 1
+
+
 def test_gaussian_is_the_integral_over_each_voxel() -> None:
     """By the midpoint rule on a fine grid; the smallest value is 0, the largest 1."""
     size, sigma = (9,), 0.25

@@ -270,6 +270,40 @@ def test_it_can_be_asked_for_in_a_plugin_string() -> None:
     assert got.provenance["parameters"]["refine_above"] == 0.5  # type: ignore[union-attr]
 
 
+def refined_by(answers: Answers, above: float) -> Tensor:
+    part = Refinement(answers, lambda rows: rows, torch.ones(4, 4), 2)
+    return refined([part], torch.ones(24, 24, dtype=torch.bool), above)
+
+
+def test_what_was_asked_for_another_target_changes_no_map() -> None:
+    def run(windows: Windows) -> Tensor:
+        return (-(windows.corners.double() - 9).square().sum(1) / 9).exp()
+
+    grid = grid_over((24, 24), 4, 0.75)
+    answers = Answers(grid, run)
+    refined_by(answers, 0)
+    assert torch.equal(refined_by(answers, 0.7), refined_by(Answers(grid, run), 0.7))
+    assert not torch.equal(refined_by(answers, 0.7), refined_by(answers, 0))
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0])
+def test_where_everything_matters_zeros_are_refined_too(first: float) -> None:
+    """Coarse windows see nothing, or only the first of them does."""
+
+    def run(windows: Windows) -> Tensor:
+        return (windows.corners % 4).any(1).double() + first * (windows.corners == 0).all(1)
+
+    answers = Answers(grid_over((24, 24), 4, 0.75), run)
+    refined_by(answers, 0)
+    assert (answers.rows >= 0).all()
+
+
+def test_all_that_ties_is_refined_and_not_the_first_of_it() -> None:
+    answers = Answers(grid_over((24, 24), 4, 0.75), lambda windows: 1 - 1e-9 * windows.corners.sum(1).double())
+    refined_by(answers, 1)
+    assert (answers.rows >= 0).all()
+
+
 def test_no_window_is_run_twice() -> None:
     seen: list[tuple[int, ...]] = []
 

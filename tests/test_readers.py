@@ -108,6 +108,33 @@ def test_two_places_in_one_file_are_said(tmp_path, caplog, shift):
     assert ("has two places in space, up to 7.0 mm apart: the sform is taken" in caplog.text) is (shift == 7)
 
 
+@pytest.mark.parametrize(("unit", "length"), [("meter", 1e-3), ("mm", 1.0), ("micron", 1e3)])
+@pytest.mark.parametrize(("shift", "said"), [(0.05, False), (7.0, True)])
+def test_how_far_two_places_are_apart_is_said_in_millimetres(tmp_path, caplog, unit, length, shift, said):
+    def two(image):
+        moved = image.affine.copy()
+        moved[0, 3] += shift * length
+        image.set_qform(image.affine, code=1)
+        image.set_sform(moved, code=2)
+        image.header.set_xyzt_units(unit)
+
+    affine = np.diag([2 * length, 2 * length, 3 * length, 1])
+    with caplog.at_level(logging.WARNING):
+        image = Nifti()(saved(tmp_path / "a.nii", ramp(4, 5, 6), affine, change=two))
+    assert image.affine[0, 3] == pytest.approx(shift)
+    assert ("has two places in space, up to 7.0 mm apart" in caplog.text) is said
+
+
+def test_two_places_that_part_from_the_first_voxel_on_are_said(tmp_path, caplog):
+    def two(image):
+        image.set_qform(nib.affines.from_matvec(nib.eulerangles.euler2mat(0.02)), code=1)
+        image.set_sform(np.eye(4), code=2)
+
+    with caplog.at_level(logging.WARNING):
+        Nifti()(saved(tmp_path / "a.nii", ramp(101, 2, 2), change=two))
+    assert "has two places in space, up to 2.0 mm apart" in caplog.text
+
+
 def test_what_looks_like_a_scan_and_is_none(tmp_path):
     import gzip
 

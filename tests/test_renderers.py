@@ -244,6 +244,27 @@ def test_matplotlibs_settings_do_not_turn_the_patient(name):
         np.testing.assert_array_equal(medviz.get_renderer(name)(scan).frames, expected)
 
 
+def test_a_scene_is_of_one_image():
+    two = Attribution(torch.rand(2, 1, 4, 5), torch.rand(2, 1, 4, 5))
+    with pytest.raises(ValueError, match="draws one image; got 2"):
+        Blend().scene(two)
+
+
+def test_a_window_wider_than_half_precision_can_hold():
+    image = torch.tensor([[[[-6e4, 0, 3e4]]]], dtype=torch.float16)
+    scene = Blend(window=(-6e4, 6e4)).scene(Attribution(torch.rand(1, 1, 1, 3), image))
+    torch.testing.assert_close(scene.backdrop.flatten(), torch.tensor([0, 0.5, 0.75]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [8, 64, 128])
+def test_what_is_made_smaller_keeps_what_lies_between_its_pixels(rows):
+    stripes = np.zeros((1, 4, 64, 64))
+    stripes[..., ::8] = stripes[..., 1::8] = 1
+    backdrop, scaled = Blend(window=(0, 1)).scene(attribution(stripes, stripes)).slices(0, [2], (rows, 8))
+    for made in (backdrop, scaled):
+        torch.testing.assert_close(made.squeeze()[:, 1:-1], torch.full((rows, 6), 0.25), atol=0.02, rtol=0)
+
+
 def test_half_and_double_images():
     values = torch.rand(1, 1, 4, 5)
     frames = [

@@ -254,6 +254,12 @@ def test_oblique_affines_turn_to_the_nearest_axes_and_back(way, first, second, v
     assert orientation.spacing == pytest.approx(np.linalg.norm(affine[:3, list(orientation.order)], axis=0))
 
 
+def test_a_voxel_of_a_2d_image_lies_in_its_only_slice():
+    orientation = orient(np.diag([1.0, 2, 3, 1]), 2)
+    assert orientation.to_display((1, 0), (3, 4)) == (0, 3, 1)  # front to back, then right to left
+    assert orientation.to_image((0, 3, 1), (3, 4)) == (1, 0)
+
+
 def test_tilt_is_told():
     angle = np.radians(30)
     affine = RAS.copy()

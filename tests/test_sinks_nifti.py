@@ -66,6 +66,11 @@ def test_a_small_shear_of_small_voxels_is_seen(tmp_path):
     assert int(written(tmp_path, attribution(affine=(scale @ SHEARED)[None])).header["qform_code"]) == 0
 
 
+def test_small_voxels_far_from_the_origin_have_both_forms(tmp_path):
+    affine = nib.affines.from_matvec(np.diag([1e-3] * 3), [123.4567, -98.7654, 55.5555])
+    assert int(written(tmp_path, attribution(affine=affine[None])).header["qform_code"]) == 2
+
+
 def test_without_an_affine_no_space_is_claimed(tmp_path):
     image = written(tmp_path, attribution())
     assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (0, 0)

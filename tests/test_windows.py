@@ -183,6 +183,12 @@ def test_coarser_grids_lie_in_finer_ones_and_leave_no_voxel_out(
     assert grid.holding(some).equal(holds)
 
 
+def test_an_axis_may_have_more_voxels_than_a_byte_counts() -> None:
+    grid = Grid.over((600,), (3,), 0.7, [(0, 600)])
+    assert grid.holding(torch.ones(600, dtype=torch.bool)).all()
+    assert grid.held(torch.ones(grid.counts, dtype=torch.bool)).all()
+
+
 @pytest.mark.parametrize("at_once", [1, 40, 1 << 20])
 def test_both_ways_of_adding_windows_up_give_the_same_to_the_last_bit(
     at_once: int, monkeypatch: pytest.MonkeyPatch
