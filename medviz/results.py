@@ -62,7 +62,7 @@ def _safe(text: str) -> str:
     Letters of all scripts stay. Where a character beyond ASCII has to go, or some for the length, a part of the text's
     hash comes behind it, so that two names do not become one.
     """
-    text = unicodedata.normalize("NFC", text)
+    text = re.sub(r"['\"]|(?<==)[(\[]", "", unicodedata.normalize("NFC", text))  # layer='3', mask_size=(4, 6)
     odd = "".join(sorted({character for character in text if not _stays(character)}))
     safe = (re.sub(f"[{re.escape(odd)}]+", "-", text) if odd else text).strip("-.")
     if odd.isascii() and len(safe.encode()) <= 80:

@@ -253,6 +253,11 @@ def check_classes(classes: Tensor, output: Tensor) -> Tensor:
     """
     number = output.shape[1]
     for c in classes.tolist():
+        if number == 1 and c != 0:
+            raise ValueError(
+                f"`target` {c} is out of range: the network has one output, 0. Take None for the positive answer, and "
+                "medviz.BinaryTarget(positive=False) for the negative one."
+            )
         if not 0 <= c < number:
             raise ValueError(f"`target` {c} is out of range: the network has {number} outputs, 0 to {number - 1}.")
     return classes

@@ -288,6 +288,7 @@ def test_cam_of_a_convolution_of_one_voxel_and_of_a_named_layer() -> None:
     expected = torch.einsum("k,bkxy->bxy", model[2].weight[1, :, 0, 0], model[0](image))
     check_close(attribution.raw[:, 0], expected)
     check_close(explain("cam", model, image, 1, layer="0", fc="2").raw, attribution.raw)  # type: ignore[arg-type]
+    check_close(explain("cam", model, image, 1, layer="0", fc=2).raw, attribution.raw)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not in the model"):
         explain("cam", model, image, 1, layer="0", fc="3")
 

@@ -220,8 +220,14 @@ def test_a_wrong_reshape(reshape: Any) -> None:
 
 @pytest.mark.parametrize("layer", [True, [], ["deep", b"1"], ["deep", "deep"], ["1", 1], [None]])
 def test_a_wrong_layer_parameter(layer: Any) -> None:
-    with pytest.raises((TypeError, medviz.PluginError), match="`layer` is the name of a module"):
+    with pytest.raises((TypeError, medviz.PluginError), match=r"`layer` is the name of a module|a layer is the dotted"):
         medviz.get_explainer("gradcam", layer=layer)
+
+
+def test_a_name_with_a_dot_needs_quotes_in_a_plugin_string() -> None:
+    assert medviz.get_explainer("gradcam:layer='0.10'").layer == "0.10"
+    with pytest.raises(medviz.PluginError, match=r"in a shell others around them: \"gradcam:layer='0.10'\""):
+        medviz.get_explainer("gradcam:layer=0.10")
 
 
 @pytest.mark.parametrize("method", LAYERED)

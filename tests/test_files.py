@@ -58,6 +58,13 @@ def test_every_placeholder_is_filled_in():
     assert filled == Path("3_gradcam-layer=layer4_class-2_epoch-end_12.png")
 
 
+def test_quotes_and_brackets_of_a_parameter_leave_no_sign() -> None:
+    described = "occlusion:mask_size=(4, 6),occluder=gaussian(sigma=2)"
+    name = ResultKey(explainer=described).expand("{explainer}.png").name
+    assert name == "occlusion-mask_size=4-6-occluder=gaussian-sigma=2.png"
+    assert ResultKey(explainer="gradcam:layer='3'").expand("{explainer}.png").name == "gradcam-layer=3.png"
+
+
 def test_numbers_can_be_padded_and_braces_doubled():
     assert ResultKey(3, step=7).expand("{index:03d}-{step:04}-{{a}}.png") == Path("003-0007-{a}.png")
 

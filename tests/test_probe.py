@@ -347,6 +347,14 @@ def test_wrappers_are_taken_off(how: str, layer: str | None) -> None:
         assert torch.equal(probe.gradient(layer, 1), expected)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float64])
+def test_what_nothing_is_cast_to_is_no_autocast(device: str, dtype: torch.dtype) -> None:
+    """PyTorch goes on without it, and the provenance would say what was not done."""
+    with pytest.raises(ValueError, match=f"`autocast` is {dtype}, to which PyTorch casts nothing on"):
+        medviz.explain(Net().to(device), torch.rand(1, 1, 8, 8), "vanillagrad", autocast=dtype)
+
+
 def test_autocast_is_a_switch_or_a_dtype() -> None:
     with pytest.raises(TypeError, match="`autocast` is 'float16'; expected None, True, False or a dtype"):
         medviz.explain(Net(), torch.rand(1, 1, 8, 8), "vanillagrad", autocast="float16")  # type: ignore[arg-type]

@@ -340,3 +340,8 @@ def test_a_target_fixed_for_all_images_is_taken_in_parts() -> None:
     check_close(parts.values, whole.values)
     with pytest.raises(ValueError, match="fixed for 4 images"):
         medviz.explain(model, image[:2], "gradcam", fixed)
+
+
+def test_of_one_output_the_other_answer_is_a_target_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"medviz.BinaryTarget\(positive=False\) for the negative"):
+        medviz.ClassTarget(1).fix(torch.zeros(2, 1))

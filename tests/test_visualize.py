@@ -453,6 +453,20 @@ def test_the_frames_of_a_batch_of_volumes(writer: Any, tmp_path: Path, frame_dim
     assert np.array_equal(got, expected)
 
 
+@pytest.mark.parametrize("number", [0, -1])
+def test_at_least_one_channel_is_shown(number: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`max_out` is how many channels are shown"):
+        v.make_animated_gif_summary("t", np.ones((2, 3, 3, 3)), max_out=number)
+    with SummaryWriter(tmp_path) as writer, pytest.raises(ValueError, match="`max_channels` is how many"):
+        v.plot_2d_or_3d_image(np.ones((1, 2, 3, 3)), 0, writer, max_channels=number)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    volume = np.random.default_rng(0).random((5, 4, 3))
+    _, sheet = v.matshow3d(volume, every_n=np.int64(2), frames_per_row=np.int8(2), frame_dim=np.int32(-1))
+    assert np.array_equal(sheet, v.matshow3d(volume, every_n=2, frames_per_row=2, frame_dim=-1)[1], equal_nan=True)
+
+
 def test_max_out_and_tags() -> None:
     image = torch.rand(5, 3, 4, 2) * 255
     assert [s.value[0].tag for s in v.make_animated_gif_summary("t{}", image)] == [f"t{{}}/image/{i}" for i in range(3)]

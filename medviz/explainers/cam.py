@@ -8,12 +8,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from medviz.explainers.layered import LayerExplainer
+from medviz.explainers.layered import LayerExplainer, as_name
 from medviz.explainers.weighting import weighted_sum
 from medviz.hookspecs import hookimpl
 from medviz.probe import Probe
 from medviz.targets import FixedTarget
-from medviz.validators import of_type
 
 
 @attrs.frozen(eq=False)
@@ -32,7 +31,7 @@ class CAM(LayerExplainer):
     signed: ClassVar[bool] = True
     needs_gap: ClassVar[bool] = True
 
-    fc: str | None = attrs.field(default=None, validator=attrs.validators.optional(of_type(str)), kw_only=True)
+    fc: str | None = attrs.field(default=None, converter=attrs.converters.optional(as_name), kw_only=True)
 
     @hookimpl
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:

@@ -24,18 +24,21 @@ Reshape = Callable[[Tensor], Tensor] | Sequence[int] | str | None
 def _as_layers(layer: Any) -> str | tuple[str, ...] | None:
     if layer is None:
         return None
-    names = tuple(_as_name(name) for name in (layer if isinstance(layer, tuple | list) else [layer]))
+    names = tuple(map(as_name, layer if isinstance(layer, tuple | list) else [layer]))
     if not names or len(set(names)) < len(names):
         raise TypeError(f"`layer` is the name of a module, several different names, or None; got {layer!r}.")
     return names if isinstance(layer, tuple | list) else names[0]
 
 
-def _as_name(name: Any) -> str:
+def as_name(name: Any) -> str:
     """Return a module's name; those of an nn.Sequential are numbers, which plugin strings read as numbers."""
     if isinstance(name, float):
-        raise TypeError(f"`layer` {name!r} is a number; put a name such as '0.10' in quotes.")
+        raise TypeError(
+            f"a layer is named, and {name!r} is a number; put a name such as '0.10' in quotes, and in a shell others "
+            "around them: \"gradcam:layer='0.10'\"."
+        )
     if isinstance(name, bool) or not isinstance(name, str | int):
-        raise TypeError(f"`layer` is the name of a module, several different names, or None; got {name!r}.")
+        raise TypeError(f"a layer is the dotted name of a module; got {name!r}.")
     return str(name)
 
 

@@ -7,6 +7,7 @@ import itertools
 import operator
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -128,11 +129,22 @@ def eager() -> contextlib.AbstractContextManager[None]:
 def autocast_dtype(device: torch.device, autocast: bool | torch.dtype | None) -> torch.dtype | None:
     """Return what the model is cast to, or None; an `autocast` of None means what is switched on around the call."""
     if isinstance(autocast, torch.dtype):
+        if not _casts_to(device, autocast):
+            raise ValueError(f"`autocast` is {autocast}, to which PyTorch casts nothing on {device.type}.")
         return autocast
     if autocast is not None and not isinstance(autocast, bool):
         raise TypeError(f"`autocast` is {autocast!r}; expected None, True, False or a dtype.")
     wanted = torch.is_autocast_enabled(device.type) if autocast is None else autocast
     return torch.get_autocast_dtype(device.type) if wanted else None
+
+
+def _casts_to(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether PyTorch casts to that precision there: it goes on without, and a warning, where it does not."""
+    with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
+        warnings.simplefilter("ignore")
+        with torch.autocast(device.type, dtype=dtype):
+            return torch.is_autocast_enabled(device.type)
+    return False
 
 
 def casting(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:

@@ -62,8 +62,8 @@ def _inner(raw: Any) -> Any:
     elif isinstance(raw, tuple | list) and raw:
         return raw[0]
     raise ValueError(
-        f"the model returns {_shape(raw)}; say which tensor is meant with `output`, for example "
-        "output=lambda out: out['class_logits']."
+        f"the model returns {_shape(raw)}; say which tensor is meant with `output`: a key, a field, a position, or a "
+        "function that takes it out."
     )
 
 

@@ -16,7 +16,7 @@ from medviz.renderers.map_renderer import MapRenderer, as_plain, describe
 from medviz.renderers.scene import Scene, frame_places, pick_axis
 from medviz.renderers.sheet import as_frames, as_sheet, limits
 from medviz.rendering import Rendering
-from medviz.validators import of_type, whole
+from medviz.validators import as_python, of_type, whole
 
 _MOST_TILES = 64
 _WIDTH = 10.0  # inches of the sheet's longer side
@@ -71,6 +71,7 @@ def matshow3d(
     Raises:
         TypeError, ValueError: not a volume, or arguments that do not fit it.
     """
+    every_n, frames_per_row, margin, frame_dim = map(as_python, (every_n, frames_per_row, margin, frame_dim))
     if not isinstance(every_n, int) or every_n < 1:
         raise ValueError(f"`every_n` is a whole number from 1; got {every_n!r}.")
     frames = as_frames(volume, frame_dim, channel_dim)

@@ -40,6 +40,7 @@ def make_animated_gif_summary(
     Raises:
         ValueError: another shape, a wrong axis, or values that are not finite.
     """
+    _check_channels("max_out", max_out)
     volume = as_array(image)
     if volume.ndim != 4:
         raise ValueError(f"`image` has shape {volume.shape}; expected (C, H, W, D).")
@@ -103,6 +104,7 @@ def plot_2d_or_3d_image(
     """
     if not hasattr(writer, "add_image"):
         raise TypeError(_NO_WRITER.format(type(writer).__name__))
+    _check_channels("max_channels", max_channels)
     image = as_array(data[index])
     if image.ndim == 2:
         writer.add_image(f"{tag}_HW", stretched(image), step, dataformats="HW")
@@ -129,6 +131,11 @@ def _plot_3d(
     file_writer = _file_writer(writer)
     for one in _movies(f"{tag}_HWD", grey, writer, axis, len(grey)):
         file_writer.add_summary(one, step)
+
+
+def _check_channels(name: str, number: int) -> None:
+    if number < 1:
+        raise ValueError(f"`{name}` is how many channels are shown, at least 1; got {number!r}.")
 
 
 def _movies(tag: str, volume: np.ndarray, writer: Any, axis: int, max_out: int) -> list[Any]:
