@@ -505,3 +505,12 @@ def test_a_linear_layer_right_inside_puts_the_channels_last_whatever_the_image_h
     assert named.raw.shape[2:] == (4, 4)
     with pytest.raises(ValueError, match="channels last; leave `reshape` out"):
         medviz.explain(model, image, "gradcam:layer=merging,reshape=channels_first", 1)
+
+
+@pytest.mark.parametrize(
+    "last", [nn.BatchNorm2d(2), nn.InstanceNorm2d(2, affine=True), nn.GroupNorm(1, 2), nn.PReLU(2)]
+)
+def test_logits_that_are_normed_are_not_explained_by_themselves(last: nn.Module) -> None:
+    """As MONAI's HighResNet ends."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1), last, nn.ReLU())
+    assert chosen(model.eval(), images(1, 1, 8, 8), medviz.SegmentationTarget(1)) == "1"

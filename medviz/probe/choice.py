@@ -9,16 +9,20 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import batchnorm, conv, instancenorm, pooling
+from torch.nn.modules import batchnorm, conv, pooling
 
 from medviz.probe.layers import channel_axis, has_parameters, works_along_last
 
 _FIXED_GRIDS = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 # modules that work on maps
 _ON_GRIDS: tuple[Any, ...] = (
-    *(conv._ConvNd, batchnorm._BatchNorm, instancenorm._InstanceNorm, nn.Upsample),
+    *(conv._ConvNd, batchnorm._NormBase, nn.Upsample),
     *(getattr(pooling, f"_{kind}Nd") for kind in ("MaxPool", "AvgPool", "AdaptiveMaxPool", "AdaptiveAvgPool")),
 )
+
+
+# a norm or activation behind the layer that makes the logits leaves them logits
+_OF_EACH_CHANNEL = (batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 
 
 @attrs.define(eq=False)
@@ -66,8 +70,8 @@ class Choice:
         """Return the name of the layer that the automatic choice takes for this output.
 
         `(B, N)`: the last layer with a spatial extent. `(B, N, *S)`: the last one on the coarsest grid before the last
-        layer that has parameters, which is never the logits themselves. Of a layer that is called several times the
-        last call counts, for which its name stands.
+        layer that has parameters, norms left aside, which is never the logits themselves. Of a layer that is called
+        several times the last call counts, for which its name stands.
 
         Raises:
             ValueError: no layer suits, or the model goes on with tokens.
@@ -120,7 +124,8 @@ class Choice:
 
     def _coarsest(self, calls: Sequence[Seen]) -> str:
         parametrised = [i for i, seen in enumerate(calls) if seen.parametrised]
-        end = parametrised[-1] if parametrised else 0
+        mixing = [i for i in parametrised if not isinstance(calls[i].module, _OF_EACH_CHANNEL)]
+        end = (mixing or parametrised or [0])[-1]
         embedding = self._embedding(calls[:end])
         before = [seen for seen in calls[len(embedding) : end] if seen.spatial]
         if not before:
