@@ -152,7 +152,7 @@ def _affine_of(image: Any) -> np.ndarray | None:
     done = getattr(image, "applied_operations", None) or []
     noted = any(isinstance(one, Mapping) for many in done for one in (many if isinstance(many, list) else [many]))
     moved = noted or not np.array_equal(np.ravel(meta.get("original_affine", ())), np.ravel(affines))
-    if why := _is_another(tuple(image.shape[2:]), meta.get("spatial_shape"), images, moved):
+    if why := _why_affine_does_not_fit(tuple(image.shape[2:]), meta.get("spatial_shape"), images, moved):
         _log.warning("the MetaTensor %s: no affine; give `affine`.", why)
         return None
     from_file = not meta.keys().isdisjoint({"filename_or_obj", "original_affine"})
@@ -177,8 +177,8 @@ def _affine_of(image: Any) -> np.ndarray | None:
     return _stacked(placed) if any(affine is not None for affine in placed) else None
 
 
-def _is_another(shape: tuple[int, ...], sizes: Any, images: int, transformed: bool) -> str:
-    """Return by what images are seen to be others than those of their metadata, and so of their affine; "" if they are.
+def _why_affine_does_not_fit(shape: tuple[int, ...], sizes: Any, images: int, transformed: bool) -> str:
+    """Return why the affine of the metadata is not that of these images; "" if it may be.
 
     MONAI's transforms note what they do, and change the affine; plain operations of PyTorch do neither.
     """

@@ -128,7 +128,7 @@ def explain(
 
 @attrs.frozen(eq=False)
 class _Asked:
-    """An explainer as it runs, and how it was asked for: a fresh seed belongs to the first, not to the second."""
+    """An explainer as it runs, with the seed that was drawn for it, and how it was asked for, without that seed."""
 
     explainer: Explainer
     text: str

@@ -111,7 +111,7 @@ class EmptyMaskError(ValueError):
 
 @attrs.frozen(eq=False)
 class _Part:
-    """A segmentation target for some of the images: only the output tells whether its mask has a row for each."""
+    """A segmentation target for some of the images. Only the output tells whether its mask has a row for each image."""
 
     whole: SegmentationTarget
     index: Tensor

@@ -43,7 +43,7 @@ def whole(least: int, below: int | None = None) -> Validator:
 
 def of_type(kind: type) -> Validator:
     """Return a validator of bool, int or str."""
-    expected = {bool: "True or False", int: "an int", str: "a text"}[kind]
+    expected = {bool: "True or False", int: "an int", str: "a string"}[kind]
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

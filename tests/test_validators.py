@@ -18,7 +18,7 @@ from medviz.validators import as_python
 
 WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], str]] = [
     (HiResCAM, {"relu": "yes"}, TypeError, "`relu` is True or False; got 'yes'."),
-    (CAM, {"fc": 3}, TypeError, "`fc` is a text; got 3."),
+    (CAM, {"fc": b"3"}, TypeError, "a layer is the dotted name of a module; got b'3'."),
     (medviz.SegmentationTarget, {"channel": True}, TypeError, "`channel` is an int; got True."),
     (SmoothGrad, {"statistic": "sum"}, ValueError, "`statistic` is 'mean' or 'magnitude' or 'variance'; got 'sum'."),
     (Planes, {"dpi": 5}, ValueError, "`dpi` is an int ≥ 20; got 5."),

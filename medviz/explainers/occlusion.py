@@ -61,9 +61,9 @@ class Occlusion(Explainer):
     each axis; then, over the voxels that matter so far, with those between them, until nothing that matters is left.
     Every voxel has exactly the value of one whole grid, the finest of which all windows over it have been run: where
     the map reaches `refine_above` of its largest magnitude, that is the value without `refine`. Elsewhere it is that of
-    a grid with fewer of the same windows, so that values can be compared everywhere; between the two the map may step.
-    What no coarse window sees is never looked for: something small can lie where coarse windows only touch, above
-    all behind "gaussian", which hides little but the middle of a window. The log says how many passes were saved.
+    a coarser grid of the same windows: the unit is one, but the map may jump where the grids meet. A finding smaller
+    than the coarse step can be missed, above all behind "gaussian", which hides little but the middle of a window: take
+    refine=0 to search for one. The log says how many passes were saved.
 
     Args:
         mask_size: of a window, in voxels, for all axes or for each.

@@ -168,9 +168,9 @@ class CleanPass:
     def _follow(self, rolling: RollingCut) -> bool:
         """Let the automatic choice leave out layers that lead elsewhere than to the output, if that can be known.
 
-        By one more pass, which records the graph from the images on: its ways are all that it is for, so that tensors
-        are kept in it only in a second attempt, where a network differentiates by itself. What stops the network both
-        times is that images have a graph; what stops it once is an error of its own.
+        By one more pass with a graph from the images on, which keeps no tensors: only its ways are looked at. Where the
+        network itself asks for a gradient, the pass is made again, with tensors. What stops the network both times is
+        that images have a graph; what stops it once is an error of its own, and comes through.
         """
         try:
             leads = self._ways(keep=False)

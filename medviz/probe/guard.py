@@ -38,7 +38,7 @@ def untouched(found: Sequence[nn.Module]) -> Iterator[State]:
     the content of its containers; for every parameter: `requires_grad` and `.grad`; the value of every buffer;
     and the random states of torch, CUDA, numpy and `random`. What did not change is not written to: a copy onto itself
     would break a `loss.backward()` that the caller has still to run. A buffer or parameter that came into a graph is
-    taken off it; not a buffer that is a view or has some.
+    taken off it, unless a buffer is a view of another tensor, or others are views of it.
 
     A Ctrl-C that arrives while the state is taken or put back waits until that is done (main thread only).
 

@@ -174,7 +174,12 @@ class GradCAM(CAMBase):
     >>> result.shape
     torch.Size([2, 1, 48, 64])
 
-    Args: as `CAMBase`.
+    Args:
+        nn_module: the model, or a `ModelWithHooks` around it.
+        target_layers: name of the layer, or names, or a callable from the model to the layer.
+        upsampler: from the image's `*S` to a function that resizes a map; linear.
+        postprocessing: applied to the resized map; largest to 0, smallest to 1.
+        register_backward: whether `nn_module` returns gradients when it is called.
     """
 
     _method: Callable[[str], LayerExplainer] = GradCAMExplainer
@@ -207,7 +212,12 @@ class GradCAMpp(GradCAM):
     Source: Chattopadhyay et al. 2018, "Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks",
     https://arxiv.org/abs/1710.11063; the explainer `gradcampp`.
 
-    Args: as `CAMBase`.
+    Args:
+        nn_module: the model, or a `ModelWithHooks` around it.
+        target_layers: name of the layer, or names, or a callable from the model to the layer.
+        upsampler: from the image's `*S` to a function that resizes a map; linear.
+        postprocessing: applied to the resized map; largest to 0, smallest to 1.
+        register_backward: whether `nn_module` returns gradients when it is called.
     """
 
     _method = GradCAMppExplainer
