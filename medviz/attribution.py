@@ -199,7 +199,7 @@ class Attribution:
         except _DAMAGE as err:
             if isinstance(err, OSError) and err.errno is not None:  # not the content, but the place
                 raise
-            raise ValueError(f"{str(path)!r} is not a saved attribution, or is damaged: {err}") from err
+            raise ValueError(f"{str(path)!r} is not a saved attribution (.npz), or is damaged.") from err
         raise ValueError(f"{str(path)!r} was saved by another version of medviz: format {number}, not {_FORMAT}.")
 
     def _repr_png_(self) -> bytes:

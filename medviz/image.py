@@ -37,7 +37,10 @@ def as_affine(affine: Any, shape: tuple[int, ...] = (4, 4)) -> np.ndarray | None
     """
     if affine is None:
         return None
-    array = np.asarray(affine, dtype=np.float64)
+    try:
+        array = np.asarray(affine, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"`affine` is an array of numbers {shape}; got {affine!r}.") from None
     good = array.shape == shape and np.isfinite(array).all() and np.linalg.det(array[..., :3, :3]).all()
     if not good or (array[..., 3, :] != (0, 0, 0, 1)).any():
         raise ValueError(

@@ -92,6 +92,8 @@ def explain(
     images, affines = as_batch(image, affine)
     if isinstance(model_args, Tensor | PerImage) or not isinstance(model_args, Sequence):
         raise TypeError(f"`model_args` is a {type(model_args).__name__}; expected a list or tuple: (argument,).")
+    if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
+        raise TypeError(f"`model_kwargs` is a {type(model_kwargs).__name__}; expected a dict: {{'name': argument}}.")
     arguments = ModelArguments(tuple(model_args), dict(model_kwargs or {})).of(len(images))
     batch_size = check_batch_size(batch_size)
     check_compiled(compiled)

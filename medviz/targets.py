@@ -70,6 +70,8 @@ def as_target(target: Any) -> Target | FixedTarget:
     Raises:
         TypeError: something else.
     """
+    if isinstance(target, type) and hasattr(target, "fix"):
+        raise TypeError(f"`target` is the class {target.__name__}; write {target.__name__}(…).")
     if isinstance(target, FixedTarget | Target):
         return target
     if target is None:

@@ -289,7 +289,7 @@ def test_what_is_no_saved_attribution(tmp_path):
     np.savez(other, values=np.zeros(3))
     for content in (b"", b"hello", whole[:-30], whole[:100], array.getvalue(), other.getvalue()):
         (tmp_path / "a.npz").write_bytes(content)
-        with pytest.raises(ValueError, match=r"a\.npz' is not a saved attribution, or is damaged"):
+        with pytest.raises(ValueError, match=r"a\.npz' is not a saved attribution \(\.npz\), or is damaged"):
             Attribution.load(tmp_path / "a.npz")
     with pytest.raises(FileNotFoundError):
         Attribution.load(tmp_path / "missing.npz")

@@ -668,6 +668,26 @@ def test_a_layer_that_was_not_called() -> None:
         gradcam(model, "unused")
 
 
+def test_a_name_of_the_wrapper_is_named_without_it() -> None:
+    with pytest.raises(ValueError, match=r"'module\.layer' is not in the model; there it is 'layer'"):
+        medviz.explain(nn.DataParallel(Net()), torch.rand(1, 1, 8, 8), "gradcam:layer=module.layer", 0)
+
+
+def test_layers_are_a_list() -> None:
+    with pytest.raises(TypeError, match=r"`layers` is a list of names; got 'layer': write \['layer'\]"):
+        medviz.Probe(Net(), torch.rand(1, 1, 8, 8), layers="layer").__enter__()
+
+
+def test_arguments_by_keyword_are_a_dict() -> None:
+    with pytest.raises(TypeError, match="`model_kwargs` is a list; expected a dict"):
+        medviz.explain(Net(), torch.rand(1, 1, 8, 8), "vanillagrad", model_kwargs=[1])  # type: ignore[arg-type]
+
+
+def test_an_affine_of_letters() -> None:
+    with pytest.raises(ValueError, match=r"`affine` is an array of numbers \(1, 4, 4\)|got 'RAS'"):
+        medviz.explain(Net(), torch.rand(1, 1, 8, 8), "vanillagrad", affine="RAS")
+
+
 def test_a_layer_without_spatial_extent() -> None:
     with pytest.raises(ValueError, match="'head' has no spatial extent"):
         gradcam(Net(), "head")

@@ -345,3 +345,8 @@ def test_a_target_fixed_for_all_images_is_taken_in_parts() -> None:
 def test_of_one_output_the_other_answer_is_a_target_of_its_own() -> None:
     with pytest.raises(ValueError, match=r"medviz.BinaryTarget\(positive=False\) for the negative"):
         medviz.ClassTarget(1).fix(torch.zeros(2, 1))
+
+
+def test_a_class_of_targets_is_no_target() -> None:
+    with pytest.raises(TypeError, match=r"`target` is the class BinaryTarget; write BinaryTarget\(…\)"):
+        medviz.explain(nn.Flatten(), torch.rand(1, 1, 2, 2), "vanillagrad", medviz.BinaryTarget)

@@ -453,6 +453,11 @@ def test_the_frames_of_a_batch_of_volumes(writer: Any, tmp_path: Path, frame_dim
     assert np.array_equal(got, expected)
 
 
+def test_the_number_of_copies_is_checked_at_once() -> None:
+    with pytest.raises(ValueError, match="`batch_size`"):
+        v.OcclusionSensitivity(Classifier(2), n_batch=0)
+
+
 @pytest.mark.parametrize("number", [0, -1])
 def test_at_least_one_channel_is_shown(number: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`max_out` is how many channels are shown"):

@@ -46,8 +46,10 @@ def module_of(model: nn.Module, name: str) -> nn.Module:
     found = _at(model, name)
     if found is None:
         modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        inside = name.removeprefix("module.").removeprefix("_orig_mod.")  # of a wrapper that is taken off
+        near = f"; there it is {inside!r}." if inside != name and inside in modules else suggest(name, modules)
         raise ValueError(
-            f"`layer` {name!r} is not in the model{suggest(name, modules)} "
+            f"`layer` {name!r} is not in the model{near} "
             "List the layers with dict(model.named_modules()) or `medviz layers`."
         )
     refuse_scripted(found, f"`layer` {name!r}")

@@ -47,6 +47,8 @@ class Opened:
         compiled: Compiled,
     ) -> Opened:
         """Take the model's state, freeze it, and copy the images to where it is: arguments as for `Probe`."""
+        if isinstance(layers, str):
+            raise TypeError(f"`layers` is a list of names; got {layers!r}: write [{layers!r}].")
         found = models.modules(runner.model)
         models.check_whole(found)
         with contextlib.ExitStack() as stack:

@@ -20,6 +20,7 @@ from medviz.occluders.gaussian import Gaussian
 from medviz.occluders.mean_img import MeanImage
 from medviz.occluders.mean_patch import MeanPatch
 from medviz.probe import Probe
+from medviz.probe.batching import check_batch_size
 from medviz.tensors import as_tensor
 from medviz.visualize.model_with_hooks import plain
 from medviz.windows import Crop, Windows, sliding_range
@@ -84,6 +85,7 @@ class OcclusionSensitivity:
             raise TypeError(f"`activate` is True, False or a function of the model's output; got {activate!r}.")
         self.nn_module = nn_module
         self.mask_size = mask_size
+        check_batch_size(n_batch)
         self.n_batch = n_batch
         self.verbose = verbose
         self.mode = mode
