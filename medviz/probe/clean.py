@@ -257,5 +257,5 @@ def _missing(_: None) -> Tensor:
 
 
 def _announce(name: str) -> str:
-    _log.info("layer chosen automatically: %s", name)
+    _log.info("layer chosen automatically: %r", name)
     return name
