@@ -108,7 +108,7 @@ def test_explainers_and_targets_share_one_call_and_name_their_files(folder: Path
 def test_the_automatic_layer_is_named_on_stderr(folder: Path) -> None:
     done = explain(*MODEL, "--explainer", "gradcam", *MAP)
     assert done.exit_code == 0, done.stderr
-    assert "features\n" in done.stderr
+    assert "'features'\n" in done.stderr
 
 
 def test_several_images_make_a_batch(folder: Path) -> None:
