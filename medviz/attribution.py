@@ -80,10 +80,10 @@ class Attribution:
             )
         if len(self.values) != len(self.image):
             raise ValueError(f"{len(self.values)} maps for {len(self.image)} images.")
-        if self.raw is not None and (self.raw.shape[:2], self.raw.ndim) != (self.values.shape[:2], self.values.ndim):
+        if self.raw is not None and (len(self.raw), self.raw.ndim) != (len(self), self.values.ndim):
             raise ValueError(
                 f"`raw` {tuple(self.raw.shape)} and `values` {tuple(self.values.shape)} are not the same maps on two "
-                "grids: B, K and the number of axes differ."
+                "grids: B or the number of axes differs."
             )
         for name in ("classes", "scores", "index"):
             held = getattr(self, name)

@@ -179,7 +179,7 @@ def test_values_and_image_fit(image, message):
         Attribution(torch.zeros(1, 1, 2, 2), image)
 
 
-@pytest.mark.parametrize("shape", [(0, 1, 1, 1), (1, 2, 1, 1), (1, 1, 1), (1, 1, 1, 1, 1)])
+@pytest.mark.parametrize("shape", [(0, 1, 1, 1), (2, 1, 1, 1), (1, 1, 1), (1, 1, 1, 1, 1)])
 def test_raw_is_the_same_maps_on_another_grid(shape):
     values = torch.zeros(1, 1, 2, 2)
     assert Attribution(values, values, raw=torch.zeros(1, 1, 3, 1)).raw.shape == (1, 1, 3, 1)
