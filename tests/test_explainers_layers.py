@@ -555,3 +555,36 @@ def test_a_layer_on_a_side_branch_is_refused(name: str) -> None:
         medviz.get_explainer(name, layer="decoder")(Side(), torch.rand(2, 1, 8, 8), 1)
     # the decoder is the last spatial layer, but the score does not pass it
     assert medviz.get_explainer(name)(Side(), torch.rand(2, 1, 8, 8), 1).provenance["layers"] == ["conv"]
+
+
+@pytest.mark.parametrize("layer", [None, "relu"])
+def test_a_norm_of_pooled_features_does_not_make_a_square_map_unclear(layer: str | None) -> None:
+    """The map has as many columns as the norm has channels."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(1, 8, 3, padding=1, stride=2), nn.ReLU()
+            self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(self.relu(self.conv(x)).mean((2, 3))))
+
+    assert explain("gradcam", Pooled(), images(1, 1, 16, 16), 1, layer=layer).raw.shape[2:] == (8, 8)
+
+
+def test_a_layer_whose_axes_before_the_last_are_the_images_ends_in_channels() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.mix, self.norm = nn.Conv2d(2, 24, 4, stride=4), nn.Identity(), nn.LayerNorm(24)
+            self.head = nn.Linear(24, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(self.mix(self.conv(x).movedim(1, -1))).mean((1, 2)))
+
+    model, image = Last(), images(1, 2, 8, 12)
+    with pytest.raises(ValueError, match=r"'mix' returns \(1, 2, 3, 24\), and the layers do not tell"):
+        explain("gradcam", model, image, 1, layer="mix")
+    named = explain("gradcam", model, image, 1, layer="mix", reshape="channels_last")
+    assert named.raw.shape[2:] == (2, 3)

@@ -17,6 +17,7 @@ from medviz.incremental import Incremental, tracing
 from medviz.incremental.boxes import Box
 from medviz.incremental.nodes import is_fact
 
+IMAGE = torch.rand(1, 2, 16, 16)
 IMAGES = [(2, 24, 24), (2, 25, 22), (2, 12, 12, 12), (2, 13, 12, 11)]
 
 
@@ -131,6 +132,34 @@ def taken_apart(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
     return torch.cat([one, *others, up_to(fine, torch.cat([parts[1], parts[0].detach()], 1))], dim=1)
 
 
+def masked(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    """Masks are read again after they were joined; `operator.and_` has its underscore for another reason."""
+    high, low = fine > 0.1, fine < 0.4
+    both = (high & low) | ~(high ^ low)
+    return torch.cat([fine * both * high + low, up_to(fine, coarse.logical_not().type_as(fine) + coarse)], dim=1)
+
+
+def of_a_type(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    """What takes the type of a map does not take its rows."""
+    table = net.table[(..., *[slice(None, n) for n in fine.shape[2:]])]
+    scale = table.type_as(fine).sum(0).mean() + net.coordinates.to(fine).norm()
+    return torch.cat([fine * scale, up_to(fine, coarse)], dim=1)
+
+
+def repeated(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    """What all rows share may be expanded, repeated and viewed once more."""
+    rows, _, *sizes = fine.shape
+    zeros = fine.new_zeros(rows, 1, *[1] * net.nd).expand(-1, 1, *sizes)
+    ones = (torch.ones(rows, 1, *[1] * net.nd, dtype=fine.dtype) * net.scale).repeat(1, 1, *sizes)
+    return torch.cat([fine[:, :1], zeros, ones, up_to(fine, coarse)], dim=1)
+
+
+def viewed(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+    """What is added to what all rows share is a value of its own, in memory of its own."""
+    shared = (net.coordinates.expand(fine.shape[0], 2, *[1] * net.nd) * 2).view(fine.shape[0], -1).sum(1)
+    return torch.cat([fine * shared.view(-1, 1, *[1] * net.nd), up_to(fine, coarse)], dim=1)
+
+
 def padded_to_the_same_size(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
     """As TensorFlow does, and timm after it."""
     more = [max((math.ceil(n / 2) - 1) * 2 + 3 - n, 0) for n in fine.shape[2:]]
@@ -145,6 +174,7 @@ def voxel_by_voxel(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
 
 
 WAYS = [
+    *(masked, of_a_type, repeated, viewed),
     *(filled, taken_apart, voxel_by_voxel, padded_to_the_same_size, padded_where_sizes_differ, cropped, resized),
     *(asked_for_types, changed_in_place, made_in_the_pass, rows_stay_open, with_coordinates, with_a_table),
 ]
@@ -180,7 +210,10 @@ def test_it_equals_whole_passes(way: Any, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "way",
-    [padded_where_sizes_differ, resized, with_coordinates, with_a_table, filled, taken_apart, voxel_by_voxel],
+    [
+        *(padded_where_sizes_differ, resized, with_coordinates, with_a_table, filled, taken_apart, voxel_by_voxel),
+        *(masked, of_a_type, repeated),
+    ],
     ids=lambda way: way.__name__,
 )
 def test_sizes_in_the_way_keep_the_boxes(way: Any) -> None:
@@ -222,6 +255,36 @@ def test_sizes_are_those_of_the_image() -> None:
 def test_what_depends_on_voxels_or_rows_is_not_traced(between: Any) -> None:
     with pytest.raises((TypeError, RuntimeError, torch.fx.proxy.TraceError)):
         Incremental(Sized(between, 2, 3).eval(), torch.rand(1, 2, 16, 16))
+
+
+def test_values_that_all_rows_share_may_come_to_stand_before_the_rows() -> None:
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.query = conv(2, 2, 4, 3, padding=1), nn.Parameter(torch.rand(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = x.new_zeros(x.shape[0], 4) + self.query[None, None]
+            return tokens[0] + self.conv(x).mean((2, 3))
+
+    result, expected, _ = both(Sequence().eval().double(), torch.rand(1, 2, 16, 16).double())
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_size_is_no_tensor() -> None:
+    with pytest.raises(TypeError):
+        Incremental(Sized(lambda net, fine, coarse: fine * torch.as_tensor(fine.shape[2]).sqrt(), 2, 3).eval(), IMAGE)
+
+
+def test_functions_are_replaced_only_where_the_network_cannot_be_traced_without() -> None:
+    def at_once(net: Sized, fine: Tensor, coarse: Tensor) -> Tensor:
+        now.append(torch.zeros)
+        return fine
+
+    now: list[Any] = []
+    zeros = torch.zeros
+    Incremental(Sized(at_once, 2, 3).eval(), IMAGE)
+    assert now[:1] == [zeros]
 
 
 def test_what_was_asked_is_no_longer_in_the_graph() -> None:

@@ -17,7 +17,7 @@ _LEVELS, _LEAST = 256, 32  # of intensity, and as many voxels in each
 _BETTER = 0.002  # by which another way must explain more, and by how much more where nothing explains much
 _LOOSE, _PLAINLY = 0.02, 0.05
 # without a change of size, an image has moved only where that is plain, or where it is seen, and by both measures
-_SURE, _SEEN, _CLEARLY = 0.9, 0.25, 0.02
+_SURE, _SEEN, _CLEARLY, _LESS_CLEARLY = 0.9, 0.25, 0.02, 0.1
 _SHARE = 0.1  # of the smaller image, that both must have in common: few voxels fit to anything
 _UNLIKE = 0.1  # above what is left between unlike images; below it, nobody knows where a cut image came from
 
@@ -84,8 +84,9 @@ class _Pair:
         """Return whether `new` is made of `other` rather than of `old`, which stands where it stands."""
         there, here = self._explained(other, new), self._explained(old, new)
         if self._old.shape == self._new.shape and there <= _SURE:  # most likely filtered where it is
-            clearly = there >= _SEEN and there > here + _CLEARLY
-            return clearly and self._dependence(other, new) > self._dependence(old, new) + _CLEARLY
+            clearly = _CLEARLY + _LESS_CLEARLY * (1 - here)
+            seen = there >= _SEEN and there > here + clearly
+            return seen and self._dependence(other, new) > self._dependence(old, new) + clearly
         if there <= here + _BETTER + _LOOSE * (1 - here):
             return False
         # by little, it may be that one level of the old intensities holds several of the new: another measure knows

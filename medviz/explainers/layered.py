@@ -18,6 +18,7 @@ from medviz.tensors import resize
 from medviz.validators import as_python, of_type
 
 _ORDERS = {"channels_first": 1, "channels_last": -1}  # the axis of the channels
+_ALIKE = 1.5  # the steps of a grid along two axes, which padding may make unequal
 Reshape = Callable[[Tensor], Tensor] | Sequence[int] | str | None
 
 
@@ -144,7 +145,7 @@ class LayerExplainer(Explainer):
         """Return features that are a grid already, `(B, K, *s)` or `(B, *s, K)`, as the former."""
         axis = probe.remember((layer, "axis"), lambda: probe.channel_axis(layer))
         returns = f"`layer` {layer!r} returns {tuple(features.shape)}"
-        if self.reshape is None and axis is None:
+        if self.reshape is None and axis is None and _ends_in_channels(features.shape, probe.inputs.shape):
             raise ValueError(
                 f"{returns}, and the layers do not tell whether its channels come first or last; give "
                 "reshape='channels_first' or 'channels_last'."
@@ -165,6 +166,16 @@ class LayerExplainer(Explainer):
         if isinstance(self.reshape, tuple) and tuple(features.shape[2:]) != self.reshape:
             raise ValueError(f"{returns}, which is a grid already; `reshape` {self.reshape} is for tokens (B, N, K).")
         return features
+
+
+def _ends_in_channels(shape: Sequence[int], image: Sequence[int]) -> bool:
+    """Return whether the axes before the last are in the image's proportions, and those behind the second are not."""
+    return _is_in_proportion(shape[1:-1], image[2:]) and not _is_in_proportion(shape[2:], image[2:])
+
+
+def _is_in_proportion(grid: Sequence[int], image: Sequence[int]) -> bool:
+    steps = [size / cells for size, cells in zip(image, grid, strict=True)]
+    return max(steps) <= _ALIKE * min(steps)
 
 
 def _tokens_to_grid(tokens: Tensor, grid: tuple[int, ...], layer: str) -> Tensor:

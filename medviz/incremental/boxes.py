@@ -69,13 +69,17 @@ class Same:
     Args:
         clean: the value, `(1, …)`.
         rows: M.
+        expanded: the network's own M copies lie in one memory, so that they can be viewed as nothing else.
     """
 
     clean: Tensor
     rows: int
+    expanded: bool = False
 
     def whole(self) -> Tensor:
-        """Return the M copies, `(M, …)`, without memory for each."""
-        return self.clean.expand(self.rows, *self.clean.shape[1:])
+        """Return the M copies, `(M, …)`, as the network has them."""
+        return self.outline() if self.expanded else self.outline().contiguous()
 
-    outline = whole
+    def outline(self) -> Tensor:
+        """Return the M copies without memory for each."""
+        return self.clean.expand(self.rows, *self.clean.shape[1:])

@@ -21,7 +21,7 @@ from medviz.incremental.nodes import (
     on_a_copy,
     operation,
 )
-from medviz.incremental.operations import asks_type_only, is_elementwise, weight_of
+from medviz.incremental.operations import asked_for_type, is_elementwise, weight_of
 from medviz.incremental.rules import Rules, flat
 
 _DENSE = 0.75  # of a map: from there on, whole maps are quicker
@@ -181,7 +181,7 @@ class Incremental:
         """The value of a node: a box where a rule knows it, else whole; None where the clean value stands."""
         node, clean = step.node, self.clean.get(step.node)
         reached = [n for n in node.all_input_nodes if n in values]
-        if not reached or (asks_type_only(node) and reached == [node.args[0]]):
+        if set(reached) <= set(asked_for_type(node)):
             return None
         inputs = {n: values[n] if n in values else self.clean[n] for n in node.all_input_nodes}
         if step.fact:

@@ -95,7 +95,8 @@ def in_place(node: fx.Node, root: nn.Module) -> bool:
         return str(node.target).endswith("_")
     if node.op != "call_function":
         return False
-    named = getattr(node.target, "__name__", "").endswith("_")
+    # `operator.and_` has its name for another reason
+    named = getattr(node.target, "__name__", "").endswith("_") and not _is_of(node.target, "_operator")
     return node.target in IN_PLACE or named or bool(node.kwargs.get("inplace", False))
 
 
@@ -120,5 +121,9 @@ def _finds_fact(node: fx.Node) -> bool:
         return node.target in _FACT_METHODS
     if node.target is getattr and node.args[1] in _FACTS:
         return True
-    made = node.target is getattr or getattr(node.target, "__module__", "") in ("_operator", "math")
+    made = node.target is getattr or _is_of(node.target, "_operator", "math")
     return made and bool(node.all_input_nodes) and all(map(is_fact, node.all_input_nodes))
+
+
+def _is_of(function: Any, *modules: str) -> bool:
+    return getattr(function, "__module__", "") in modules

@@ -26,16 +26,18 @@ _ELEMENTWISE: frozenset[Any] = frozenset(
         *(F.sigmoid, torch.sigmoid, torch.tanh, F.tanh, F.dropout, F.dropout2d, F.dropout3d),
         *(torch.neg, operator.neg, torch.abs, torch.exp, torch.log, torch.sqrt, torch.square, torch.clamp),
         *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "neg", "abs", "exp", "log", "sqrt", "square"),
-        *("clamp", "clamp_", "contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16"),
+        *("clamp", "clamp_", "contiguous", "clone", "detach", "to", "type_as", "float", "double", "half", "bfloat16"),
+        *(operator.invert, torch.logical_not, "logical_not"),
     }
 )
 _ARITHMETIC: frozenset[Any] = frozenset(
     {
         *(operator.add, operator.iadd, torch.add, "add", "add_", operator.sub, operator.isub, torch.sub, "sub", "sub_"),
         *(operator.mul, operator.imul, torch.mul, "mul", "mul_", operator.pow, operator.ipow, torch.pow, "pow"),
-        *(operator.truediv, operator.itruediv, torch.div, "div", "div_", torch.where, "where", "type_as"),
+        *(operator.truediv, operator.itruediv, torch.div, "div", "div_", torch.where, "where"),
         *(torch.maximum, "maximum", torch.max, "max", torch.minimum, "minimum", torch.min, "min"),
         *(operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne),
+        *(operator.and_, operator.or_, operator.xor, torch.logical_and, torch.logical_or),
     }
 )
 _OF_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -47,6 +49,7 @@ _ALONG_CHANNELS: frozenset[Any] = frozenset(
     }
 )
 _OF_A_TYPE = ("new_zeros", "new_ones", "new_full")
+TO_A_TYPE = ("type_as", "to")
 _FILLED: frozenset[Any] = frozenset({torch.zeros, torch.ones, torch.full, *_OF_A_TYPE})
 _SPLITS: frozenset[Any] = frozenset({torch.split, "split", torch.chunk, "chunk"})
 
@@ -95,9 +98,14 @@ def is_filled(node: fx.Node) -> bool:
     return called(node) in _FILLED
 
 
-def asks_type_only(node: fx.Node) -> bool:
-    """Return whether an operation makes a new tensor, and asks its first argument for nothing but type and device."""
-    return called(node) in _OF_A_TYPE
+def asked_for_type(node: fx.Node) -> list[fx.Node]:
+    """Return the tensors that an operation asks for nothing but type and device."""
+    asked: list[Any] = []
+    if called(node) in _OF_A_TYPE:
+        asked = [node.args[0]]
+    elif called(node) in TO_A_TYPE:
+        asked = [one for one in node.args[1:2] if one is not node.args[0]]
+    return [one for one in asked if isinstance(one, fx.Node)]
 
 
 def is_split(node: fx.Node) -> bool:

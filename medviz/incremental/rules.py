@@ -19,6 +19,7 @@ from medviz.incremental.geometry import Size, Starts, fraction, inside, kept, un
 from medviz.incremental.nodes import Call, called
 from medviz.incremental.operations import (
     CONVOLUTIONS,
+    TO_A_TYPE,
     is_along_channels,
     is_arithmetic,
     is_elementwise,
@@ -75,6 +76,8 @@ class Rules:
         target = called(node)
         if target is operator.getitem and type(args[0]) is tuple:
             return args[0][args[1]]
+        if target in TO_A_TYPE:  # of another value it asks for the type
+            args = (args[0], *map(_outline, args[1:]))
         boxes = [value for value in flat(args) if isinstance(value, Box)]
         if is_split(node):
             return self._split(args, kwargs, clean, run) if boxes else None
@@ -83,17 +86,14 @@ class Rules:
         if is_filled(node):
             return _same_rows(run(tuple(map(_outline, args)), kwargs), clean)
         if not boxes and target in ("expand", "repeat"):
-            return _repeated(run(args, kwargs), args[0], clean)
+            return _repeated(run(fx.node.map_aggregate(args, _outline), kwargs), args[0], clean, target == "expand")
         if not boxes:
-            return self._once(node, module, args, kwargs, run)
+            return self._once(node, module, args, kwargs, clean, run)
         if self._is_global_mean(node, module, args, kwargs):
             return global_mean(boxes[0], clean)
         if clean.ndim != self.nd + 2 or not clean.numel():
             return None
-        voxelwise = is_elementwise(node, module) or is_along_channels(node, module, args, kwargs, self.nd)
-        alone = voxelwise and not _has_tensor(args[1:], kwargs)
-        alone = alone or (bool(of_fixed_norm(node, args, kwargs)) and not _has_box(args[1:], kwargs))
-        if args[0] is boxes[0] and alone:
+        if args[0] is boxes[0] and self._is_alone(node, module, args, kwargs):
             return Box(clean, run((boxes[0].block, *args[1:]), kwargs), boxes[0].reach)
         if args[0] is boxes[0] and _keeps_shape(node, args, kwargs, boxes[0], clean):
             return attrs.evolve(boxes[0], clean=clean)
@@ -154,7 +154,13 @@ class Rules:
         return within(reach, size, shape) if self.growth == 1 else kept(reach, size, shape, self.growth)
 
     def _once(
-        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], run: Call
+        self,
+        node: fx.Node,
+        module: nn.Module | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        clean: Tensor,
+        run: Call,
     ) -> Same | None:
         """Return what an operation makes of values that have the same rows, from one of them."""
         same = [value for value in flat(args) if isinstance(value, Same)]
@@ -162,7 +168,15 @@ class Rules:
         if not same or not alone or _has_tensor((), kwargs):
             return None
         made = run(fx.node.map_aggregate(args, lambda one: one.clean if isinstance(one, Same) else one), kwargs)
-        return Same(made, same[0].rows) if isinstance(made, Tensor) and made.shape[:1] == (1,) else None
+        alike = made.shape == clean.shape and {made.ndim} == {value.clean.ndim for value in same} and len(made) == 1
+        return Same(made, same[0].rows) if alike else None
+
+    def _is_alone(self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether an operation makes each voxel from the same voxel of its first argument and from constants."""
+        if of_fixed_norm(node, args, kwargs):
+            return not _has_box(args[1:], kwargs)
+        voxelwise = is_elementwise(node, module) or is_along_channels(node, module, args, kwargs, self.nd)
+        return voxelwise and (called(node) in TO_A_TYPE or not _has_tensor(args[1:], kwargs))
 
     def _split(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], clean: tuple[Tensor, ...], run: Call
@@ -243,16 +257,16 @@ def _keeps_shape(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], b
     return flat(args[1:])[0] in (-1, len(box.block))
 
 
-def _repeated(made: Any, source: Any, clean: Tensor) -> Same | None:
+def _repeated(made: Any, source: Any, clean: Tensor, expanded: bool) -> Same | None:
     """Return what is repeated for each copy; None where not just rows are repeated."""
-    known = isinstance(source, Tensor) and (source.ndim < made.ndim or len(source) == 1)
-    return _same_rows(made, clean) if known else None
+    known = isinstance(source, Same) or (isinstance(source, Tensor) and (source.ndim < made.ndim or len(source) == 1))
+    return _same_rows(made, clean, expanded) if known else None
 
 
-def _same_rows(made: Tensor, clean: Tensor) -> Same | None:
+def _same_rows(made: Tensor, clean: Tensor, expanded: bool = False) -> Same | None:
     """Return what has the same rows, of which the clean value has one; None where it has not."""
     alike = clean.shape[:1] == (1,) and made.shape[1:] == clean.shape[1:]
-    return Same(made[:1].clone(), len(made)) if alike else None
+    return Same(made[:1].clone(), len(made), expanded) if alike else None
 
 
 def _outline(value: Any) -> Any:

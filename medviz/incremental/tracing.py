@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -29,15 +29,14 @@ def traced(model: nn.Module, image: Tensor) -> fx.GraphModule:
     Raises:
         Exception: whatever stops `torch.fx`, such as control flow that depends on values or on the number of images.
     """
-    with _ALONE, _taking_proxies():
-        try:
-            return _trace(model, image, buffers=False)
-        except Exception:
-            if not any(
-                module._buffers for module in model.modules() if not type(module).__module__.startswith("torch.")
-            ):
-                raise
-            return _trace(model, image, buffers=True)
+    own = any(module._buffers for module in model.modules() if not type(module).__module__.startswith("torch."))
+    *first, (functions, buffers) = _ATTEMPTS if own else _ATTEMPTS[:-1]
+    with _ALONE:
+        for fewer, open_buffers in first:
+            with contextlib.suppress(Exception), _taking_proxies(fewer):
+                return _trace(model, image, open_buffers)
+        with _taking_proxies(functions):
+            return _trace(model, image, buffers)
 
 
 def _trace(model: nn.Module, image: Tensor, buffers: bool) -> fx.GraphModule:
@@ -144,12 +143,12 @@ class _Tracer(fx.Tracer):
 
 
 @contextlib.contextmanager
-def _taking_proxies() -> Iterator[None]:
-    """Let functions of PyTorch that look at what they are given take what is traced."""
-    kept = [(where, name, getattr(where, name)) for where, name in _LOOKING]
+def _taking_proxies(replacements: _Replacements) -> Iterator[None]:
+    """Let functions of PyTorch that look at what they are given take what is traced: for all threads, meanwhile."""
+    kept = [(where, name, getattr(where, name)) for where, name in replacements]
     try:
         for where, name, function in kept:
-            setattr(where, name, _LOOKING[where, name](function))
+            setattr(where, name, replacements[where, name](function))
         yield
     finally:
         for where, name, function in kept:
@@ -170,8 +169,9 @@ def _itself(as_tensor: Callable[..., Any]) -> Callable[..., Any]:
     """`torch.as_tensor`, which returns a tensor as it is."""
 
     def made(data: Any, *args: Any, **kwargs: Any) -> Any:
-        asked = [*args, *kwargs.values()]
-        return data if isinstance(data, fx.Proxy) and not asked else as_tensor(data, *args, **kwargs)
+        alone = not args and not kwargs
+        itself = alone and isinstance(data, fx.Proxy) and not is_fact(data.node)
+        return data if itself else as_tensor(data, *args, **kwargs)
 
     return made
 
@@ -187,11 +187,15 @@ def _recorded(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-_LOOKING: dict[tuple[Any, str], Callable[[Any], Any]] = {
-    (torch.jit, "isinstance"): _of_its_type,
+_Replacements = Mapping[tuple[Any, str], Callable[[Any], Any]]
+_ASKING: _Replacements = {(torch.jit, "isinstance"): _of_its_type}
+_MAKING: _Replacements = {
+    **_ASKING,
     (torch, "as_tensor"): _itself,
     **{(torch, name): _recorded for name in ("zeros", "ones", "full")},
 }
+# what is replaced meanwhile, no more than it takes; and whether buffers are traced themselves
+_ATTEMPTS: tuple[tuple[_Replacements, bool], ...] = ((_ASKING, False), (_MAKING, False), (_MAKING, True))
 
 
 def _assigned(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], fx.Proxy]:

@@ -91,8 +91,8 @@ def channel_axis(module: nn.Module, shape: Sequence[int], model: Sequence[nn.Mod
     The last one, `(B, *s, K)`, where the layer works along it; or what is right inside of it does, and nothing inside
     has as many channels as the second axis is long; or others do, and nothing in the model has. Where both axes are of
     one length, any norm inside counts, however deep. The second one, where something inside has as many channels as it
-    is long; or something in the model has, and no norm works along a last axis of this length; or no norm at all works
-    along the last axis.
+    is long; or something in the model has, and no norm works along a last axis of this length; or the model has no norm
+    along the last axis at all.
 
     Args:
         module: the layer.
