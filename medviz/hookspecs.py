@@ -61,6 +61,8 @@ class Explainer(Plugin):
         needs_gap: only valid where global average pooling and one linear layer follow the layer.
         uses_target: two targets give two different maps.
         zero_for_constant: a network whose score does not depend on the image gets a map of zeros.
+        scale_free: a score that is multiplied by a positive number has the same map, for the method divides by the
+            score or does not look at it.
         ndim: the numbers of spatial axes that it works for.
     """
 
@@ -72,6 +74,7 @@ class Explainer(Plugin):
     needs_gap: ClassVar[bool] = False
     uses_target: ClassVar[bool] = True
     zero_for_constant: ClassVar[bool] = True
+    scale_free: ClassVar[bool] = False
     ndim: ClassVar[tuple[int, ...]] = (2, 3)
 
     class Hooks:

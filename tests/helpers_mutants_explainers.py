@@ -396,6 +396,63 @@ class TurnedOver(Right):
         return probe.input_gradient(target).transpose(-1, -2).flip(-1, -2)
 
 
+class NormalGradient(Right):
+    """check_scale: divided by the maximum of each image."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        axes = tuple(range(1, gradient.ndim))
+        return gradient / gradient.abs().amax(axes, keepdim=True).clamp(min=1e-30)
+
+
+class MinMax(Right):
+    """check_scale: from 0 to 1 in each image."""
+
+    signed = False
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target).abs()
+        axes = tuple(range(1, gradient.ndim))
+        low, high = gradient.amin(axes, keepdim=True), gradient.amax(axes, keepdim=True)
+        return (gradient - low) / (high - low).clamp(min=1e-30)
+
+
+class HasScale(Right):
+    """check_scale: declares that it has none."""
+
+    scale_free = True
+
+
+class NextVoxel(Right):
+    """check_planted_voxel: shifted by one along the last axis."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        return probe.input_gradient(target).roll(1, -1)
+
+
+class NextSlice(Right):
+    """check_planted_voxel: shifted by one along the first axis, back, and cut off there."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        return torch.cat([gradient[:, :, 1:], torch.zeros_like(gradient[:, :, :1])], 2)
+
+
+class NextBlock(Right):
+    """check_planted_voxel: blocks of three voxels, that begin one too late."""
+
+    @hookimpl
+    def explain(self, probe: Any, target: Any) -> Tensor:
+        gradient = probe.input_gradient(target)
+        block = torch.arange(gradient.shape[-1]) // 3
+        means = torch.stack([gradient[..., block == number].sum(-1) for number in block.unique()], -1)
+        return means[..., block].roll(1, -1)
+
+
 class TurnedRound(Right):
     """check_direction."""
 
@@ -468,7 +525,9 @@ EXPLAINERS: dict[str, list[Explainer]] = {
     "check_target": [AnyTarget(), HasTarget()],
     "check_callable_target": [ClassesOnly()],
     "check_constant_model": [WithImage()],
+    "check_scale": [NormalGradient(), MinMax(), HasScale()],
     "check_planted_signal": [Mirrored(), Swapped(), TurnedOver(), SwappedBack()],
+    "check_planted_voxel": [NextVoxel(), NextSlice(), NextBlock()],
     "check_direction": [TurnedRound()],
     "check_channels": [OtherChannel(), LastChannel()],
     "check_randomised_model": [Edges(), Empty()],

@@ -149,7 +149,7 @@ def test_neither_pytest_nor_hypothesis_is_needed() -> None:
     environment = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", WITHOUT], env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "24",
+        "26",
         "medviz.testing.conformance makes tests of pytest: python -m pip install pytest. "
         "medviz.testing.check(instance) needs none.",
         "medviz.testing.strategies needs hypothesis: python -m pip install hypothesis",

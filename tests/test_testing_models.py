@@ -76,6 +76,13 @@ def test_constant_keeps_the_graph() -> None:
     assert not images.grad.any()
 
 
+@pytest.mark.parametrize("model", [models.Classifier(), models.Linear((2, 6, 6)), models.Regions(((0, 3), (1, 4)))])
+def test_multiplied_multiplies_the_output(model: Any) -> None:
+    images = torch.rand(2, 1 if isinstance(model, models.Regions) else 2, 6, 6)
+    before = model(images).detach()
+    close(models.multiplied(model, 4)(images).detach(), 4 * before)
+
+
 def test_making_a_network_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     models.Classifier(), models.Linear(), models.Regions(((0, 1), (0, 1)))
@@ -96,6 +103,7 @@ def test_randomise_is_the_same_for_the_same_seed() -> None:
         (lambda: models.Regions(), "`boxes` holds"),
         (lambda: models.Regions(((0, 1), (0, 1)), ((0, 1),)), "`boxes` holds"),
         (lambda: models.constant(torch.nn.ReLU()), "no parameters"),
+        (lambda: models.multiplied(torch.nn.ReLU(), 2), "no parameters"),
     ],
 )
 def test_wrong_models(make: Any, message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ class AblationCAM(LayerExplainer):
     map. Differs: the fall is divided by the magnitude of the score and not by the score, which would turn the map
     around where the score is negative.
     """
+
+    scale_free: ClassVar[bool] = True
 
     @hookimpl
     def explain(self, probe: Probe, target: FixedTarget) -> Tensor:

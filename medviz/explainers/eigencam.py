@@ -25,6 +25,7 @@ class EigenCAM(LayerExplainer):
 
     uses_target: ClassVar[bool] = False
     zero_for_constant: ClassVar[bool] = False
+    scale_free: ClassVar[bool] = True
 
     @hookimpl
     def explain(self, probe: Probe) -> Tensor:

@@ -185,10 +185,26 @@ def constant(model: nn.Module) -> nn.Module:
     Known answer: the output is 0 for every image. It still depends on the image as far as autograd can see, so the
     gradient is not missing but 0 everywhere, and every map of what the image does to the score is 0.
     """
-    owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
-    if not owners:
-        raise ValueError(f"{type(model).__name__} has no parameters that could be set to zero.")
     with torch.no_grad():
-        for parameter in owners[-1].parameters(recurse=False):
+        for parameter in _last_parameters(model):
             parameter.zero_()
     return model
+
+
+def multiplied(model: nn.Module, factor: float) -> nn.Module:
+    """Multiply the parameters of the model's last layer with parameters by `factor`, in place, and return the model.
+
+    Known answer: where that layer is linear and gives the logits, every logit is `factor` times what it was, for every
+    image, and so is every gradient and every difference of two logits.
+    """
+    with torch.no_grad():
+        for parameter in _last_parameters(model):
+            parameter.mul_(factor)
+    return model
+
+
+def _last_parameters(model: nn.Module) -> list[nn.Parameter]:
+    owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    if not owners:
+        raise ValueError(f"{type(model).__name__} has no parameters that could be changed.")
+    return list(owners[-1].parameters(recurse=False))

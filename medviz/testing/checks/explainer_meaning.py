@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medviz.hookspecs import Explainer
 from medviz.testing import cases
-from medviz.testing.models import Classifier, Regions, constant, randomise
+from medviz.testing.models import Classifier, Regions, constant, multiplied, randomise
 from medviz.testing.outcome import fail, name_of, skip_unless
 
 
@@ -68,6 +68,33 @@ def check_constant_model(instance: Explainer) -> None:
         )
 
 
+def check_scale(instance: Explainer) -> None:
+    """A score that is four times as large has another map, for maps are raw; with `scale_free` it has the same.
+
+    An empty map has no scale, and is left to the other checks.
+    """
+    explainer, ndim = cases.ready(instance), cases.axes(instance)
+    model, batch = Classifier(ndim), cases.images(ndim)
+    once = cases.run(explainer, model, batch).values
+    off = cases.distance(cases.run(explainer, multiplied(model, 4), batch).values, once)
+    did = f"{name_of(instance)} explained a network before and after its score was multiplied by 4"
+    if not instance.scale_free and once.any() and off < 1e-3:
+        fail(
+            did,
+            "two maps that differ",
+            f"the same map but for {off:.2g} of its maximum",
+            "Return raw values: renderers scale, and maps of two images can then be compared. If the method divides "
+            "by the score, or does not look at it, declare `scale_free = True`.",
+        )
+    if instance.scale_free and off > 1e-3:
+        fail(
+            f"{did}; it declares `scale_free = True`",
+            "one map",
+            f"two that differ by {off:.2g} of the maximum",
+            "Remove the declaration.",
+        )
+
+
 def check_planted_signal(instance: Explainer) -> None:
     """A network that reads one corner only: the map's mass lies there, at least twice its share of voxels; 2-D, 3-D.
 
@@ -85,6 +112,32 @@ def check_planted_signal(instance: Explainer) -> None:
                     f"at least {2 * area:.0%} of the map's mass there",
                     f"{share:.0%}",
                     "Look at axes that are swapped or flipped, at a resize that shifts, and at too few samples.",
+                )
+
+
+def check_planted_voxel(instance: Explainer) -> None:
+    """A network that reads one voxel only, a bright one: the map has at least half of its maximum there; 2-D, 3-D.
+
+    The voxel is so bright that whatever hides it hides about as much of the score. A map of single voxels that is
+    shifted by one fails. One of blocks is large in all of a block, and fails in the image's corners, which the shift
+    takes out of theirs. One of windows that overlap, or of a coarse grid, may be shifted within its own width unseen.
+    An empty map has no place, and is left to the other checks.
+    """
+    explainer = cases.ready(instance)
+    for ndim in sorted({cases.axes(instance, n) for n in (2, 3)}):
+        size = (13, 10) if ndim == 2 else (6, 9, 12)
+        for voxel in (tuple(extent // 3 for extent in size), (0,) * ndim, tuple(extent - 1 for extent in size)):
+            model = Regions(tuple((at, at + 1) for at in voxel), channels=2)
+            batch = cases.images(ndim, 2, 1, size=size).abs() + 0.5 + 20 * model.inside(0, size)
+            mass = cases.run(explainer, model, batch).values.abs().sum((0, 1))
+            if mass[voxel] < 0.5 * mass.max():
+                peak = tuple(int(at) for at in np.unravel_index(int(mass.argmax()), size))
+                fail(
+                    f"{name_of(instance)} explained a network that reads only voxel {voxel} of an image of {size}",
+                    "a map whose value there is at least half of its maximum",
+                    f"{float(mass[voxel] / mass.max()):.0%} of it; the maximum is at {peak}",
+                    "Look at a map that is shifted, at padding that is cut off on one side, and at axes that are "
+                    "swapped or flipped.",
                 )
 
 
