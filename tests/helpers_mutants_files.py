@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
+import nibabel as nib
 import numpy as np
 import torch
 
@@ -53,6 +54,75 @@ class SquareVoxels(RightRenderer):
 
     def repeats(self, attribution: medviz.Attribution) -> list[int]:
         return [1] * attribution.ndim
+
+
+class WideAsHigh(RightRenderer):
+    """check_aspect, check_orientation: rows become columns, with the right proportion."""
+
+    @hookimpl
+    def render(self, attribution: medviz.Attribution) -> Rendering:
+        drawn = super().render(attribution)
+        return attrs.evolve(drawn, frames=drawn.frames.swapaxes(1, 2))
+
+
+class MirroredPicture(RightRenderer):
+    """check_orientation."""
+
+    @hookimpl
+    def render(self, attribution: medviz.Attribution) -> Rendering:
+        drawn = super().render(attribution)
+        return attrs.evolve(drawn, frames=drawn.frames[:, :, ::-1])
+
+
+class VolumesUpsideDown(RightRenderer):
+    """check_orientation: in 3-D only."""
+
+    @hookimpl
+    def render(self, attribution: medviz.Attribution) -> Rendering:
+        drawn = super().render(attribution)
+        return attrs.evolve(drawn, frames=drawn.frames[:, ::-1] if attribution.ndim == 3 else drawn.frames)
+
+
+class Rolled(RightRenderer):
+    """check_orientation: the map lies beside what it explains."""
+
+    @hookimpl
+    def render(self, attribution: medviz.Attribution) -> Rendering:
+        drawn = super().render(attribution)
+        return attrs.evolve(drawn, frames=np.roll(drawn.frames, 3, 2))
+
+
+class GarbledByAnAffine(RightRenderer):
+    """check_orientation: a part of the picture is lost where there is an affine."""
+
+    @hookimpl
+    def render(self, attribution: medviz.Attribution) -> Rendering:
+        drawn = super().render(attribution)
+        return drawn if attribution.affine is None else attrs.evolve(drawn, frames=drawn.frames[:, 2:])
+
+
+class UprightVolumes(RightRenderer):
+    """Right, too: with an affine an axial movie, upright, that a projection along an axis could be as well."""
+
+    flips: ClassVar[bool] = True
+
+    @hookimpl
+    def render(self, attribution: medviz.Attribution) -> Rendering:
+        if attribution.ndim == 3 and attribution.affine is not None:
+            x, y, _ = np.diag(attribution.affine[0])[:3] > 0
+            axes = [i + 2 for i, along in enumerate((x and self.flips, y)) if along]
+            turned = attribution.values.flip(axes).permute(0, 1, 4, 3, 2)
+            attribution = attrs.evolve(attribution, values=turned, image=attribution.image.permute(0, 1, 4, 3, 2))
+        return super().render(attribution)
+
+    def repeats(self, attribution: medviz.Attribution) -> list[int]:
+        return [1] * attribution.ndim if attribution.ndim == 3 else super().repeats(attribution)
+
+
+class OneSideForBoth(UprightVolumes):
+    """check_orientation: where left and right are swapped in the affine, the picture stays as it was."""
+
+    flips = False
 
 
 class Stretched(RightRenderer):
@@ -144,6 +214,55 @@ class NotJson(RightSink):
         return str(attribution.values)
 
 
+@attrs.frozen(eq=False)
+class RightScan(FileSink):
+    """The values as NIfTI, in the order of a scan that others write: the axes as near to the patient's as can be."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".nii", ".nii.gz")
+
+    @hookimpl
+    def write(self, attribution: medviz.Attribution, tag: str | None, step: int) -> Path:
+        path = self.destination(attribution, tag, step)
+        values = np.atleast_3d(attribution.values[0, 0].numpy())
+        affine = np.eye(4) if attribution.affine is None else attribution.affine[0]
+        with medviz.atomic(path, self.overwrite) as part:
+            self.made(values, affine).to_filename(part)
+        return path
+
+    def made(self, values: np.ndarray, affine: np.ndarray) -> Any:
+        return nib.as_closest_canonical(nib.Nifti1Image(values, affine))
+
+
+class Unplaced(RightScan):
+    """check_geometry: at the origin, in voxels."""
+
+    def made(self, values: np.ndarray, affine: np.ndarray) -> Any:
+        return nib.Nifti1Image(values, np.eye(4))
+
+
+class TransposedScan(RightScan):
+    """check_geometry: with the affine of other axes."""
+
+    def made(self, values: np.ndarray, affine: np.ndarray) -> Any:
+        return nib.Nifti1Image(values.T.copy(), affine)
+
+
+class NextVoxel(RightScan):
+    """check_geometry: voxels are counted from 1."""
+
+    def made(self, values: np.ndarray, affine: np.ndarray) -> Any:
+        moved = affine.copy()
+        moved[:3, 3] += affine[:3, :3].sum(1)
+        return nib.Nifti1Image(values, moved)
+
+
+class OtherConvention(RightScan):
+    """check_geometry: left and front are positive, as in DICOM."""
+
+    def made(self, values: np.ndarray, affine: np.ndarray) -> Any:
+        return nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+
+
 class DrawnOnly(RightSink):
     """check_renderings_and_maps."""
 
@@ -224,13 +343,21 @@ class ZerosAfterwards(RightSink):
 
 RENDERERS: dict[str, list[Renderer]] = {
     "check_frames": [Untitled()],
-    "check_aspect": [SquareVoxels()],
+    "check_aspect": [SquareVoxels(), WideAsHigh()],
     "check_empty_map": [Stretched()],
     "check_signed_map": [Magnitude()],
     "check_shows_the_map": [ImageOnly()],
     "check_nan_refused": [HidesNan()],
     "check_leaves_nothing": [ScalesInPlace(), LeavesAFigure()],
     "check_batch": [FirstOnly()],
+    "check_orientation": [
+        WideAsHigh(),
+        MirroredPicture(),
+        VolumesUpsideDown(),
+        Rolled(),
+        GarbledByAnAffine(),
+        OneSideForBoth(),
+    ],
 }
 SINKS: dict[str, list[Sink]] = {
     "check_read_back": [Same("x.json"), NotJson("x.json")],
@@ -240,4 +367,5 @@ SINKS: dict[str, list[Sink]] = {
     "check_atomic": [Straight("x.json"), LeavesParts("x.json")],
     "check_several_images": [Careless("x.json"), Mumbles("x.json")],
     "check_input_untouched": [ZerosAfterwards("x.json")],
+    "check_geometry": [Unplaced("x.nii"), TransposedScan("x.nii.gz"), NextVoxel("x.nii"), OtherConvention("x.nii")],
 }

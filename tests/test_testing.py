@@ -19,6 +19,7 @@ import medviz
 import medviz.testing
 from medviz import hookimpl
 from medviz.testing import cases
+from medviz.testing.checks import renderer_places
 from medviz.testing.examples import EXAMPLES
 
 torch.set_num_threads(1)
@@ -233,6 +234,48 @@ def test_a_volume_method_is_checked_on_volumes() -> None:
         ndim = (3,)
 
     assert set(statuses(medviz.testing.check(Volumes())).values()) == {"passed", "skipped"}
+
+
+class Chart(files.RightRenderer):
+    """Two bars: how much speaks for the target, and how much against it."""
+
+    def scaled(self, attribution: medviz.Attribution) -> torch.Tensor:
+        values = attribution.values
+        sums = torch.stack([values.clamp(min=0).sum(), -values.clamp(max=0).sum()])
+        first = values[..., : values.shape[-1] // 2].sum()  # so that a flipped map is another chart
+        bars = (torch.arange(50)[:, None] < torch.stack([*sums, first])).double()
+        return bars + 0.5 * torch.tanh(sums.sum())
+
+
+def test_a_chart_has_known_failures_and_no_others() -> None:
+    reasons = dict.fromkeys(("check_aspect", "check_orientation"), "a chart has no place for a voxel")
+    assert {row.check for row in medviz.testing.check(Chart()) if row.status == "failed"} == reasons.keys()
+    assert "failed" not in {row.status for row in medviz.testing.check(Chart(), reasons)}
+
+
+@pytest.mark.parametrize("name", ["planes:dpi=30,contour=true", "blend:size=1", "matshow3d:dpi=20,frames_per_row=1"])
+def test_marks_are_found_in_contours_in_small_pictures_and_in_sheets(name: str) -> None:
+    (check,) = (one for one in medviz.testing.checks_for(Chart()) if one.__name__ == "check_orientation")
+    check(medviz.get_renderer(f"medviz-xai/{name}"))
+    for turn in renderer_places._TURNS[1:]:
+        with pytest.raises(medviz.testing.ConformanceError, match="the first of two axes down the picture"):
+            check(Turned(medviz.get_renderer(f"medviz-xai/{name}"), turn))
+
+
+@attrs.frozen(eq=False)
+class Turned(medviz.Renderer):
+    """Another renderer's pictures, swapped, flipped or mirrored."""
+
+    inner: Any
+    turn: renderer_places.Turn
+
+    @hookimpl
+    def render(self, attribution: medviz.Attribution) -> medviz.Rendering:
+        drawn = self.inner(attribution)
+        frames = np.stack(
+            [[self.turn.apply(channel) for channel in frame] for frame in drawn.frames.transpose(0, 3, 1, 2)]
+        )
+        return medviz.Rendering(frames.transpose(0, 2, 3, 1), title="turned", attribution=attribution)
 
 
 def test_a_call_of_the_kit_leaves_the_global_generators_alone() -> None:

@@ -29,7 +29,9 @@ RIGHT = [
     others.RightOccluder(),
     others.RightWrapper(),
     files.RightRenderer(),
+    files.UprightVolumes(),
     files.RightSink("x.json"),
+    files.RightScan("x.nii.gz"),
     others.RightReader(),
 ]
 SHARED = {one.__name__ for one in CHECKS["wrappers"] if one.__module__ == common.__name__}

@@ -38,11 +38,17 @@ def _picture(path: Path) -> None:
             picture.load()
 
 
-def _scan(path: Path) -> None:
+SCANS = (".nii", ".nii.gz", ".mgz", ".mgh")
+"""Endings of the files that hold a scan: values with their place in the patient."""
+
+
+def scan(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a scan, with at least three axes, and its affine (4, 4) to RAS+ millimetres."""
     import nibabel as nib
 
     image: Any = nib.load(path)
-    np.asarray(image.dataobj)
+    values = np.asarray(image.dataobj)
+    return values.reshape(*values.shape, *[1] * (3 - values.ndim)), image.affine
 
 
 def _arrays(path: Path) -> None:
@@ -60,8 +66,7 @@ _OPEN: dict[str, Callable[[Path], Any]] = {
     ".tif": _picture,
     ".tiff": _picture,
     ".webp": _picture,
-    ".nii": _scan,
-    ".nii.gz": _scan,
+    **dict.fromkeys(SCANS, scan),
     ".npz": _arrays,
     ".npy": lambda path: np.load(path, allow_pickle=False),
     ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),

@@ -13,7 +13,9 @@ from medviz.testing.checks import (
     explainer_meaning,
     occluders,
     readers,
+    renderer_places,
     renderers,
+    sink_places,
     sinks,
     wrappers,
 )
@@ -22,8 +24,8 @@ from medviz.testing.outcome import Check
 _MODULES: dict[str, tuple[ModuleType, ...]] = {
     "explainers": (explainer_maps, explainer_calls, explainer_batches, explainer_meaning),
     "occluders": (occluders,),
-    "renderers": (renderers,),
-    "sinks": (sinks,),
+    "renderers": (renderers, renderer_places),
+    "sinks": (sinks, sink_places),
     "readers": (readers,),
     "wrappers": (wrappers,),
 }

@@ -18,7 +18,8 @@ from medviz.testing.outcome import TRACE, ConformanceError, describe_error, fail
 _AFFINE = np.diag([-2.0, 1.0, 1.5, 1.0])
 
 
-def _drawn(renderer: Renderer, attribution: Attribution, what: str) -> Rendering:
+def drawn(renderer: Renderer, attribution: Attribution, what: str) -> Rendering:
+    """Draw, and turn whatever error comes into a `ConformanceError` that says what was asked."""
     try:
         rendering: Any = renderer(attribution)
     except Exception as err:
@@ -39,7 +40,7 @@ def check_frames(instance: Renderer) -> None:
         for affine in (None, _AFFINE):
             attribution = cases.attribution(ndim, affine=affine)
             what = f"a {ndim}-D map {'without' if affine is None else 'with'} an affine"
-            rendering = _drawn(instance, attribution, what)
+            rendering = drawn(instance, attribution, what)
             frames = rendering.frames
             got = ""
             if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
@@ -60,18 +61,18 @@ def check_frames(instance: Renderer) -> None:
 
 
 def check_aspect(instance: Renderer) -> None:
-    """A box of 8 × 24 voxels is drawn 1 : 3, and 1 : 1 where the voxels are three times as high as wide."""
+    """A box of 8 × 24 voxels is drawn three times as wide as high, and square where the voxels are 3 × 1 mm."""
     for affine, expected in ((None, 3.0), (np.diag([3.0, 1.0, 1.0, 1.0]), 1.0)):
         values = torch.zeros(2, 1, 24, 36, device="cpu")
         values[:, :, 2, 2] = 1.0  # the peak stays where it is, so that only the box makes a difference
         values[1, :, 8:16, 6:30] = 0.9
         both = cases.attribution(batch=2, values=values, affine=affine)
-        pictures = [_drawn(instance, _alike(both, i), "a map of 24 by 36 voxels").frames.astype(int) for i in (0, 1)]
-        ratio = _ratio(*pictures) if pictures[0].shape == pictures[1].shape else 0.0
+        pictures = [drawn(instance, _alike(both, i), "a map of 24 by 36 voxels").frames for i in (0, 1)]
+        ratio = _ratio(differences(*pictures))
         if not expected / 1.2 <= ratio <= expected * 1.2:
             fail(
                 f"{name_of(instance)} drew a box of 8 by 24 voxels{'' if affine is None else ' of 3 by 1 mm'}",
-                f"a box with sides 1 : {expected:g}",
+                f"a box whose height and width are as 1 : {expected:g}",
                 f"1 : {ratio:.2g}" if ratio else "no box that differs from a map without it",
                 "Pixels are square: resample by `attribution.spacing`, and keep the number of pixels for each mm.",
             )
@@ -82,21 +83,29 @@ def _alike(both: Attribution, i: int) -> Attribution:
     return attrs.evolve(both[0], values=both[i].values)
 
 
-def _ratio(without: np.ndarray, with_box: np.ndarray) -> float:
-    """Return the longer side of what differs divided by the shorter one; 0 where nothing does."""
-    off = np.abs(with_box - without).max((0, -1))
-    if not off.any():
+def differences(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return in which pixels `(H, W)` two pictures or movies differ much; in none where their sizes do."""
+    if one.shape != other.shape:
+        return np.zeros((1, 1), bool)
+    off = np.abs(one.astype(int) - other).max((0, -1))
+    much: np.ndarray = (off > 0) & (off > off.max() / 2)
+    return much
+
+
+def _ratio(differ: np.ndarray) -> float:
+    """Return the width of what differs divided by its height; 0 where nothing does."""
+    if not differ.any():
         return 0.0
-    sides = sorted(np.ptp(where) + 1 for where in np.nonzero(off > off.max() / 2))
-    return float(sides[1] / sides[0])
+    height, width = (np.ptp(where) + 1 for where in np.nonzero(differ))
+    return float(width / height)
 
 
 def check_empty_map(instance: Renderer) -> None:
     """A map of zeros is drawn, and does not look like one in which everything is important; so is a constant map."""
     for ndim in (2, 3):
         blob = cases.attribution(ndim)
-        zeros = _drawn(instance, _with(blob, torch.zeros_like(blob.values)), f"a {ndim}-D map of zeros")
-        ones = _drawn(instance, _with(blob, torch.ones_like(blob.values)), f"a {ndim}-D map of ones")
+        zeros = drawn(instance, _with(blob, torch.zeros_like(blob.values)), f"a {ndim}-D map of zeros")
+        ones = drawn(instance, _with(blob, torch.ones_like(blob.values)), f"a {ndim}-D map of ones")
         if zeros.frames.shape == ones.frames.shape and np.array_equal(zeros.frames, ones.frames):
             fail(
                 f"{name_of(instance)} drew a {ndim}-D map of zeros and one of ones",
@@ -111,7 +120,7 @@ def check_signed_map(instance: Renderer) -> None:
     """In a signed map, for and against look different."""
     attribution = cases.attribution(signed=True)
     maps = (attribution.values, -attribution.values, attribution.values.abs())
-    pictures = [_drawn(instance, _with(attribution, values), "a signed map").frames for values in maps]
+    pictures = [drawn(instance, _with(attribution, values), "a signed map").frames for values in maps]
     if any(_same(pictures[0], other) for other in pictures[1:]):
         fail(
             f"{name_of(instance)} drew a signed map, its negative and its magnitude",
@@ -125,7 +134,7 @@ def check_shows_the_map(instance: Renderer) -> None:
     """Two maps of one image give two pictures, and the same map the same picture."""
     attribution = cases.attribution(3)
     flipped = _with(attribution, attribution.values.flip(-1))
-    first, again, other = (_drawn(instance, a, "a 3-D map") for a in (attribution, attribution, flipped))
+    first, again, other = (drawn(instance, a, "a 3-D map") for a in (attribution, attribution, flipped))
     if _same(first.frames, other.frames) or not _same(first.frames, again.frames):
         fail(
             f"{name_of(instance)} drew a map twice, and once flipped",
@@ -164,7 +173,7 @@ def check_leaves_nothing(instance: Renderer) -> None:
     with cases.seeded(0):
         before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
         figures = _figures()
-        _drawn(instance, attribution, "a signed 3-D map")
+        drawn(instance, attribution, "a signed 3-D map")
         same_random = torch.equal(before[0], torch.get_rng_state())
         same_random = same_random and np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
     left = {
@@ -187,7 +196,7 @@ def check_batch(instance: Renderer) -> None:
     """Several images give one rendering each, the same as each alone."""
     attribution = cases.attribution(batch=2)
     together: Any = instance(attribution)
-    alone = [_drawn(instance, attribution[i], "one of two maps") for i in (0, 1)]
+    alone = [drawn(instance, attribution[i], "one of two maps") for i in (0, 1)]
     good = isinstance(together, list) and len(together) == 2
     if not good or not all(_same(a.frames, b.frames) for a, b in zip(together, alone, strict=True)):
         fail(

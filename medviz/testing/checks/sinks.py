@@ -20,7 +20,7 @@ from medviz.testing.outcome import TRACE, ConformanceError, describe_error, fail
 from medviz.testing.read_back import read_back
 
 
-def _at(sink: Sink, folder: Path, name: str = "map") -> Sink:
+def moved(sink: Sink, folder: Path, name: str = "map") -> Sink:
     """Return the sink with a path in `folder` that keeps the ending of the sink's own."""
     path = getattr(sink, "path", None)
     if path is None:
@@ -36,7 +36,8 @@ def _drawn(ndim: int = 2, signed: bool = False, seed: int = 0) -> Rendering:
     return cast(Rendering, rendering)
 
 
-def _write(sink: Sink, x: Any, what: str = "one map", **options: Any) -> Any:
+def write(sink: Sink, x: Any, what: str = "one map", **options: Any) -> Any:
+    """Write, and turn whatever error comes into a `ConformanceError` that says what was asked."""
     try:
         return sink(x, **options)
     except Exception as err:
@@ -47,7 +48,8 @@ def _write(sink: Sink, x: Any, what: str = "one map", **options: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
+def new_folder() -> Iterator[Path]:
+    """Make a folder that is gone after the block."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
@@ -58,23 +60,24 @@ def _writes_a_file(sink: Sink, folder: Path) -> Path:
     Raises:
         NotApplicable: it writes none: a folder of logs, or a place that is no file.
     """
-    written = _write(_at(sink, folder), _drawn())
+    written = write(moved(sink, folder), _drawn())
     skip_unless(
-        _is_file(written, folder), "it writes to a folder or to another place, and not one file for each result."
+        is_file(written, folder), "it writes to a folder or to another place, and not one file for each result."
     )
     return Path(written)
 
 
-def _is_file(place: Any, folder: Path) -> bool:
+def is_file(place: Any, folder: Path) -> bool:
+    """Return whether what a sink returned is a file in `folder`."""
     return isinstance(place, str | Path) and Path(place).is_file() and folder in Path(place).parents
 
 
 def check_read_back(instance: Sink) -> None:
     """What was written is there, can be opened, and another map is written as something else; in 2-D and 3-D."""
     for ndim in (2, 3):
-        with _folder() as folder:
+        with new_folder() as folder:
             maps = {"first": _drawn(ndim), "second": _drawn(ndim, signed=True, seed=1)}
-            written = [_write(_at(instance, folder, name), x, f"a {ndim}-D map") for name, x in maps.items()]
+            written = [write(moved(instance, folder, name), x, f"a {ndim}-D map") for name, x in maps.items()]
             contents = [_content(instance, place, folder) for place in written]
             if contents[0] is not None and contents[0] == contents[1]:
                 fail(
@@ -107,10 +110,10 @@ def _content(sink: Sink, place: Any, folder: Path) -> Any:
 
 def check_renderings_and_maps(instance: Sink) -> None:
     """Both are taken: a map that nobody has drawn yet, and a rendering of it; a list gives a list."""
-    with _folder() as folder:
+    with new_folder() as folder:
         for name, x in (("map", cases.attribution()), ("picture", _drawn())):
-            _write(_at(instance, folder, name), x, f"a {name}")
-        several = _write(_at(instance, folder, "listed"), [_drawn()], "a list of one rendering")
+            write(moved(instance, folder, name), x, f"a {name}")
+        several = write(moved(instance, folder, "listed"), [_drawn()], "a list of one rendering")
         if not isinstance(several, list) or len(several) != 1:
             fail(
                 f"{name_of(instance)} was given a list of one rendering",
@@ -123,9 +126,9 @@ def check_renderings_and_maps(instance: Sink) -> None:
 def check_missing_folders(instance: Sink) -> None:
     """Folders on the way that do not exist are made."""
     skip_unless(getattr(instance, "path", None) is not None, "it has no `path`.")
-    with _folder() as folder:
+    with new_folder() as folder:
         deep = folder / "a" / "b"
-        _write(_at(instance, deep), _drawn(), "to a folder that does not exist")
+        write(moved(instance, deep), _drawn(), "to a folder that does not exist")
         if not deep.exists() or not any(deep.iterdir()):
             fail(
                 f"{name_of(instance)} wrote to a folder that did not exist",
@@ -137,12 +140,12 @@ def check_missing_folders(instance: Sink) -> None:
 
 def check_existing_file(instance: Sink) -> None:
     """An existing file is an error and stays as it is, unless `overwrite` is set; then it is replaced."""
-    with _folder() as folder:
+    with new_folder() as folder:
         path = _writes_a_file(instance, folder)
         old = b"somebody else's work"
         path.write_bytes(old)
         try:
-            cases.changed(_at(instance, folder), overwrite=False)(_drawn())
+            cases.changed(moved(instance, folder), overwrite=False)(_drawn())
             got = "no error"
         except FileExistsError:
             got = "" if path.read_bytes() == old else "the error, but another content"
@@ -156,7 +159,7 @@ def check_existing_file(instance: Sink) -> None:
                 "Subclass medviz.FileSink and write through `medviz.atomic(path, self.overwrite)`.",
             )
         if cases.has(instance, "overwrite"):
-            _write(cases.changed(_at(instance, folder), overwrite=True), _drawn(), "over a file")
+            write(cases.changed(moved(instance, folder), overwrite=True), _drawn(), "over a file")
             if path.read_bytes() == old:
                 fail(f"{name_of(instance)} wrote with overwrite=True", "a new file", "the old one", "Replace it.")
 
@@ -167,11 +170,11 @@ def check_atomic(instance: Sink) -> None:
     The check lets every rename fail: a sink that writes to a temporary file and renames it stops with that error. One
     that succeeds wrote straight to its destination, where an interruption leaves half a file.
     """
-    with _folder() as probe:
+    with new_folder() as probe:
         _writes_a_file(instance, probe)
     for exists in (False, True):
-        with _folder() as folder:
-            sink = cases.changed(_at(instance, folder), overwrite=True)
+        with new_folder() as folder:
+            sink = cases.changed(moved(instance, folder), overwrite=True)
             path = Path(getattr(sink, "path", folder / "map"))
             if exists:
                 path.write_bytes(b"the old file")
@@ -209,10 +212,10 @@ def _interrupted(sink: Sink, rendering: Rendering) -> str:
 
 def check_several_images(instance: Sink) -> None:
     """Two images never go to one file in silence: it is an error before anything is written, or two places."""
-    with _folder() as folder:
+    with new_folder() as folder:
         two: Any = cases.GREY(cases.attribution(batch=2))
         try:
-            written: Any = _at(instance, folder)(two)
+            written: Any = moved(instance, folder)(two)
         except ValueError:
             if any(folder.rglob("*")):
                 fail(
@@ -221,9 +224,9 @@ def check_several_images(instance: Sink) -> None:
                     "a file beside the error",
                     "Subclass medviz.FileSink, whose paths are compared first.",
                 )
-            written = _write(_at(instance, folder, "{index}"), two, "two images to a path with {index}")
+            written = write(moved(instance, folder, "{index}"), two, "two images to a path with {index}")
         places = written if isinstance(written, list) else []
-        files = [Path(place) for place in places if isinstance(place, Path) or _is_file(place, folder)]
+        files = [Path(place) for place in places if isinstance(place, Path) or is_file(place, folder)]
         if not isinstance(written, list) or len(written) != 2 or (files and len(set(files)) < 2):
             fail(
                 f"{name_of(instance)} was given two images",
@@ -238,8 +241,8 @@ def check_input_untouched(instance: Sink) -> None:
     rendering = _drawn(signed=True)
     attribution: Any = rendering.attribution
     values, image, frames = attribution.values.clone(), attribution.image.clone(), rendering.frames.copy()
-    with _folder() as folder:
-        _write(_at(instance, folder), rendering)
+    with new_folder() as folder:
+        write(moved(instance, folder), rendering)
     same = values.equal(attribution.values) and image.equal(attribution.image) and (frames == rendering.frames).all()
     if not same:
         fail(
