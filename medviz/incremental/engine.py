@@ -181,7 +181,7 @@ class Incremental:
         """The value of a node: a box where a rule knows it, else whole; None where the clean value stands."""
         node, clean = step.node, self.clean.get(step.node)
         reached = [n for n in node.all_input_nodes if n in values]
-        if set(reached) <= set(asked_for_type(node)):
+        if not reached or set(reached) <= set(asked_for_type(node)):
             return None
         inputs = {n: values[n] if n in values else self.clean[n] for n in node.all_input_nodes}
         if step.fact:
