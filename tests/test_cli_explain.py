@@ -283,7 +283,9 @@ def test_only_what_was_cut_or_padded_at_its_end_stands_alike(change: Any, alike:
 
 
 FILTERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "noise": lambda x: x + 0.3 * x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)),
+    "noise": lambda x: x + 0.5 * x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)),
+    "noise and a bias field": lambda x: FILTERS["noise"](FILTERS["bias field"](x)),
+    "noise and blur": lambda x: FILTERS["blur"](FILTERS["noise"](FILTERS["noise"](x))),
     "bias field": lambda x: x * torch.linspace(0.8, 1.3, x.shape[2])[:, None],
     "blur": lambda x: F.avg_pool3d(x[None], 5, 1, 2)[0],
     "sharper": lambda x: 2 * x - F.avg_pool3d(x[None], 5, 1, 2)[0],
