@@ -90,11 +90,7 @@ def explain(
     chosen = _explainers(explainers)
     targets = as_targets(target)
     images, affines = as_batch(image, affine)
-    if isinstance(model_args, Tensor | PerImage) or not isinstance(model_args, Sequence):
-        raise TypeError(f"`model_args` is a {type(model_args).__name__}; expected a list or tuple: (argument,).")
-    if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
-        raise TypeError(f"`model_kwargs` is a {type(model_kwargs).__name__}; expected a dict: {{'name': argument}}.")
-    arguments = ModelArguments(tuple(model_args), dict(model_kwargs or {})).of(len(images))
+    arguments = _arguments(model_args, model_kwargs).of(len(images))
     batch_size = check_batch_size(batch_size)
     check_compiled(compiled)
     around = as_wrappers(wrappers)
@@ -126,6 +122,14 @@ def explain(
             batches.append(list(_results(probe, chosen, taken, rows, part, index, around, how)))
     results = [_join(parts) for parts in zip(*batches, strict=True)]
     return results if several else results[0]
+
+
+def _arguments(args: Any, kwargs: Any) -> ModelArguments:
+    if isinstance(args, Tensor | PerImage) or not isinstance(args, Sequence):
+        raise TypeError(f"`model_args` is a {type(args).__name__}; expected a list or tuple: (argument,).")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise TypeError(f"`model_kwargs` is a {type(kwargs).__name__}; expected a dict: {{'name': argument}}.")
+    return ModelArguments(tuple(args), dict(kwargs or {}))
 
 
 @attrs.frozen(eq=False)

@@ -57,7 +57,7 @@ PLACEHOLDERS = ", ".join(f"{{{field.name}}}" for field in attrs.fields(ResultKey
 
 
 def _safe(text: str) -> str:
-    """Return `text` as one part of a file name: no separators, no leading dot, at most 80 bytes.
+    """Return `text` as one part of a file name: no separators or quotes, no leading dot, at most 80 bytes.
 
     Letters of all scripts stay. Where a character beyond ASCII has to go, or some for the length, a part of the text's
     hash comes behind it, so that two names do not become one.

@@ -19,8 +19,6 @@ _ON_GRIDS: tuple[Any, ...] = (
     *(conv._ConvNd, batchnorm._NormBase, nn.Upsample),
     *(getattr(pooling, f"_{kind}Nd") for kind in ("MaxPool", "AvgPool", "AdaptiveMaxPool", "AdaptiveAvgPool")),
 )
-
-
 # a norm or activation behind the layer that makes the logits leaves them logits
 _OF_EACH_CHANNEL = (batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 
@@ -169,4 +167,5 @@ class _NoLayerError(ValueError):
 
 
 def plain_shape(shape: torch.Size | None) -> tuple[int, ...] | None:
+    """Return a shape as a tuple of ints."""
     return None if shape is None else tuple(shape)
