@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medviz.incremental.copying import cut_changed, put
 from medviz.incremental.geometry import Size, Starts, inside
+from medviz.incremental.layout import repeated
 
 
 def _as_starts(starts: Any) -> Starts:
@@ -49,7 +50,7 @@ class Box:
 
     def whole(self) -> Tensor:
         """Return the M whole maps, `(M, C, *S)`."""
-        maps = self.clean.repeat(len(self.block), *[1] * (self.clean.ndim - 1))
+        maps = repeated(self.clean, len(self.block))
         put(maps, self.block, self.starts)
         return maps
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medviz.incremental.geometry import Starts, groups, meeting, overhang
+from medviz.incremental.layout import empty
 
 
 def cut(clean: Tensor, starts: Starts, size: Sequence[int], outside: float = 0.0) -> Tensor:
@@ -27,7 +28,7 @@ def cut(clean: Tensor, starts: Starts, size: Sequence[int], outside: float = 0.0
     """
     if _by_index(clean):
         return _cut_by_index(clean, starts, size, outside)
-    boxes = clean.new_empty(len(starts), clean.shape[1], *size)
+    boxes = empty(clean, len(starts), size)
     for box, start in zip(boxes, starts.tolist(), strict=True):
         _cut_into(box, clean[0], start, outside)
     return boxes
@@ -76,7 +77,10 @@ def parts(maps: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:
     if _by_index(maps):
         where = (torch.arange(len(maps), device=maps.device), *_columns(starts, maps.device))
         return _views(maps, size)[where]
-    return torch.stack([one[_slices(at, size)] for one, at in zip(maps, starts.tolist(), strict=True)])
+    boxes = empty(maps, len(maps), size)
+    for box, one, at in zip(boxes, maps, starts.tolist(), strict=True):
+        box.copy_(one[_slices(at, size)])
+    return boxes
 
 
 def rectangles(matrix: Tensor, starts: Starts, size: Sequence[int]) -> Tensor:

@@ -11,10 +11,12 @@ from torch import Tensor, fx, nn
 
 from medviz.incremental.boxes import Box, Same
 from medviz.incremental.graph import as_graph, is_new, is_relu, last_uses
+from medviz.incremental.layout import channels_last, depends_on_order, layers_channels_last
 from medviz.incremental.nodes import (
     Call,
     arguments,
     clean_value,
+    give_layer,
     in_place,
     is_fact,
     layer,
@@ -23,6 +25,7 @@ from medviz.incremental.nodes import (
 )
 from medviz.incremental.operations import asked_for_type, is_elementwise, weight_of
 from medviz.incremental.rules import Rules, flat
+from medviz.incremental.windows import whole_mean
 
 _DENSE = 0.75  # of a map: from there on, whole maps are quicker
 # how many multiplications of a convolution take as long, on a CPU, as to make one value, and to place one box
@@ -57,10 +60,9 @@ class Step:
     done: list[fx.Node]
 
     @classmethod
-    def of(cls, node: fx.Node, traced: fx.GraphModule, done: list[fx.Node]) -> Step:
-        """Return what a node of a graph stands for."""
-        module = layer(node, traced)
-        plain = operation(node, module)
+    def of(cls, node: fx.Node, traced: fx.GraphModule, module: nn.Module | None, done: list[fx.Node]) -> Step:
+        """Return what a node of a graph stands for; `module` is the layer that it calls, if it calls one."""
+        plain = whole_mean(node, module) or operation(node, module)
         overwrites = in_place(node, traced)
         run_clean = on_a_copy(plain) if overwrites else plain
         first = node.args[0] if node.args else None
@@ -99,14 +101,34 @@ class Incremental:
 
     def __init__(self, model: nn.Module, image: Tensor, growth: float = 1.0) -> None:
         self.traced = as_graph(model, image)
+        self._growth = growth
+        quicker = layers_channels_last(self.traced, image)
+        try:
+            self._begin(channels_last(image) if quicker else image, quicker)
+        except RuntimeError:
+            if not quicker:
+                raise
+            self._begin(image, {})  # it asks for values in their usual order
+        else:
+            for node, module in quicker.items():
+                give_layer(node, self.traced, module)  # those of a batch-norm that was put into them go
+
+    def _begin(self, image: Tensor, layers: Mapping[fx.Node, nn.Module]) -> None:
+        """Make the clean activations; `layers` are called in the place of the network's own.
+
+        Raises:
+            RuntimeError: an operation does not take values in the order in which they lie here.
+        """
         done = last_uses(self.traced)
-        self._steps = [Step.of(node, self.traced, done.get(node, [])) for node in self.traced.graph.nodes]
+        own = {node: layers.get(node) or layer(node, self.traced) for node in self.traced.graph.nodes}
+        self._steps = [Step.of(node, self.traced, module, done.get(node, [])) for node, module in own.items()]
         self._image, self._output = self._steps[0].node, self._steps[-1].node
         self._elementwise = {step.node for step in self._steps if step.elementwise}
-        self._rules = Rules(image.ndim - 2, _DENSE, growth)
+        self._rules = Rules(image.ndim - 2, _DENSE, self._growth)
         self._whole_work = self._work_done = 0.0
         self._boxes = self._largest = 0
         self.clean: dict[fx.Node, Any] = {self._image: image}
+        self._channels_last: set[fx.Node] = set()
         needed = {self._image}
         for step in self._steps[1:]:
             needed.difference_update(step.done)
@@ -114,7 +136,13 @@ class Incremental:
                 self._refuse_views(step, needed)
             if step.node.users:
                 needed.add(step.node)
-            self.clean[step.node] = clean_value(step.node, self.traced, step.run_clean, self.clean)
+            if layers and depends_on_order(step.node, [self.clean[node] for node in step.node.all_input_nodes]):
+                raise RuntimeError(f"{step.node.name} depends on the order of values in memory")
+            value = clean_value(step.node, self.traced, step.run_clean, self.clean)
+            if layers and isinstance(value, Tensor) and value.ndim == image.ndim and is_new(step.node, self.traced):
+                value = channels_last(value)
+                self._channels_last.add(step.node)
+            self.clean[step.node] = value
             self._whole_work += step.work(self.clean[step.node], self.clean)
             for node in step.done:
                 if self._is_passed_on(node):
@@ -147,13 +175,19 @@ class Incremental:
         for step in self._steps[1:]:
             made = self._changed(step, values)
             if made is not None:
-                values[step.node] = made
+                values[step.node] = made = self._in_order(step.node, made)
                 self._work_done += step.work(made, self.clean)
                 self._boxes += not step.fact
                 self._largest = max(self._largest, _row_bytes(made))
             for node in step.done:
                 values.pop(node, None)
         return values[self._output] if self._output in values else _expand(self.clean[self._output], len(patches))
+
+    def _in_order(self, node: fx.Node, made: Any) -> Any:
+        """Return a value in the order of the clean one, which some kernels change."""
+        if node in self._channels_last and isinstance(made, Box):
+            return attrs.evolve(made, block=channels_last(made.block))
+        return channels_last(made) if node in self._channels_last and isinstance(made, Tensor) else made
 
     def _refuse_views(self, step: Step, needed: set[fx.Node]) -> None:
         """Raise a `TypeError` where a value that is `needed` later has memory in common with one that is overwritten.

@@ -16,6 +16,7 @@ from medviz.finite import all_finite
 from medviz.incremental.boxes import Box
 from medviz.incremental.copying import parts, rectangles
 from medviz.incremental.geometry import Size, Starts
+from medviz.incremental.layout import order
 from medviz.incremental.windows import each_axis
 
 _LAYERS = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
@@ -88,7 +89,7 @@ class Resized:
                 weights = rectangles(axis.weights, np.stack([where[:, i], starts[:, i]], 1), (need[i], size[i]))
                 along = torch.einsum("m...i,mij->m...j", made.movedim(i + 2, -1), weights)
                 made = along.movedim(-1, i + 2)
-        return made.contiguous()
+        return made.contiguous(memory_format=order(block))
 
 
 def of_module(module: nn.Module, box: Box) -> Resized | None:

@@ -218,7 +218,7 @@ def global_mean(box: Box, clean: Tensor) -> Tensor | None:
 
 def _summed(values: Tensor) -> Tensor:
     """Return the sum over space, `(M, C)`."""
-    return values.flatten(2).sum(2)
+    return values.sum(tuple(range(2, values.ndim)))
 
 
 def flat(values: Any) -> list[Any]:
