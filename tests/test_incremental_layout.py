@@ -54,6 +54,27 @@ def test_all_maps_lie_channels_last(nd: int, channels: int) -> None:
     assert image.is_contiguous()
 
 
+class Classifies(nn.Module):
+    """Works in place on what linear layers and functions have made, as VGG and timm's networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.head = nn.Sequential(nn.Linear(36, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.batch_norm(self.conv(x), self.norm.running_mean, self.norm.running_var)
+        x = F.max_pool2d(F.silu(x, inplace=True), 4)
+        out: Tensor = self.head(x.flatten(1))
+        return out
+
+
+def test_who_works_in_place_on_new_values_has_maps_channels_last() -> None:
+    made, expected, engine = both(Classifies().double(), torch.randn(1, 2, 12, 12).double())
+    torch.testing.assert_close(made, expected, rtol=1e-10, atol=1e-10)
+    assert all(map(last, (v for v in engine.clean.values() if isinstance(v, Tensor) and v.ndim == 4)))
+
+
 @pytest.mark.parametrize("nd", [2, 3])
 def test_the_model_keeps_its_weights(nd: int) -> None:
     model = convolutional(nd, 2)

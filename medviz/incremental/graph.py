@@ -24,9 +24,12 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _NEW_MODULES = (
     *(nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU),
     *(nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.Linear, nn.GroupNorm, nn.InstanceNorm2d, nn.InstanceNorm3d),
 )
 _NEW_FUNCTIONS: frozenset[Any] = frozenset(
     {*(operator.add, operator.sub, operator.mul, operator.truediv, *IN_PLACE), torch.add, torch.cat, *_RELU}
+    | {F.conv2d, F.conv3d, F.conv_transpose2d, F.conv_transpose3d, F.linear}
+    | {F.batch_norm, F.group_norm, F.instance_norm}
 )
 
 
