@@ -107,6 +107,9 @@ ASKING = {
     "as_strided": (lambda x: x.as_strided((x.size(0), 4, 12), (576, 144, 1)).flatten(1), 48),
     "view_as": (lambda x: x.view_as(x.flatten(2)).flatten(1), 576),
     "stride": (lambda x: x.flatten(1) * x.stride(1), 576),
+    "stride of one channel": (lambda x: x[:, :1].flatten(1) * (x[:, :1].contiguous() + 0).stride(1), 144),
+    "resize_": (lambda x: x.resize_(x.size(0), 500), 500),
+    "an operator by its own name": (lambda x: torch.ops.aten.as_strided(x, [x.size(0), 48], [576, 1]), 48),
 }
 
 
@@ -149,7 +152,40 @@ def test_a_model_that_lies_channels_last_itself(device: str) -> None:
     torch.testing.assert_close(made.whole() if isinstance(made, Box) else made, expected, rtol=1e-4, atol=1e-4)
 
 
+class KeepsWhatItPools(nn.Module):
+    """Reads a map once more that a mean over single voxels was taken of, which makes another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv3d(2, 4, 7, padding=3), nn.AvgPool3d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        out: Tensor = F.relu(self.pool(x)) + x
+        return out
+
+
+def test_a_mean_over_single_voxels_is_a_new_map() -> None:
+    made, expected, _ = both(KeepsWhatItPools().double(), torch.randn(1, 2, 12, 12, 12).double())
+    torch.testing.assert_close(made, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_layer_for_volumes_may_pool_channels_of_pictures() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 9, padding=4), nn.Flatten(1, 2), nn.Unflatten(1, (4, 12)), nn.AvgPool3d(2))
+    made, expected, _ = both(model.double(), torch.randn(1, 2, 12, 12).double(), mask=4)
+    torch.testing.assert_close(made, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_weight_that_a_hook_makes_is_left_to_it() -> None:
+    model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(2, 4, 3)), nn.ReLU(), nn.Conv2d(4, 3, 3))
+    made, expected, _ = both(model.double(), torch.randn(1, 2, 12, 12).double())
+    torch.testing.assert_close(made, expected, rtol=1e-10, atol=1e-10)
+
+
 POOLS = [
+    nn.AvgPool3d(1),
+    nn.AvgPool3d(1, 2),
     nn.AvgPool3d(2),
     nn.AvgPool3d((1, 2, 3), (2, 1, 2)),
     nn.AvgPool3d(3, 2, 1),

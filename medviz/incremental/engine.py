@@ -139,7 +139,7 @@ class Incremental:
             if layers and depends_on_order(step.node, [self.clean[node] for node in step.node.all_input_nodes]):
                 raise RuntimeError(f"{step.node.name} depends on the order of values in memory")
             value = clean_value(step.node, self.traced, step.run_clean, self.clean)
-            if layers and isinstance(value, Tensor) and value.ndim == image.ndim and is_new(step.node, self.traced):
+            if layers and self._is_map(step.node, value):
                 value = channels_last(value)
                 self._channels_last.add(step.node)
             self.clean[step.node] = value
@@ -182,6 +182,12 @@ class Incremental:
             for node in step.done:
                 values.pop(node, None)
         return values[self._output] if self._output in values else _expand(self.clean[self._output], len(patches))
+
+    def _is_map(self, node: fx.Node, value: Any) -> bool:
+        """Return whether a value is a new map that comes from maps: attention's stay as they are."""
+        if not isinstance(value, Tensor) or value.ndim != self._rules.nd + 2 or not is_new(node, self.traced):
+            return False
+        return any(one is self._image or one in self._channels_last for one in node.all_input_nodes)
 
     def _in_order(self, node: fx.Node, made: Any) -> Any:
         """Return a value in the order of the clean one, which some kernels change."""

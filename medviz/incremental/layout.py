@@ -13,8 +13,8 @@ from medviz.incremental.graph import is_new
 from medviz.incremental.nodes import called, in_place, is_fact, layer
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes
-# what fails, or says something else, where values lie in another order
-_DEPEND_ON_ORDER = {"view", "view_as", "as_strided", torch.as_strided, "stride"}
+# what takes or tells values as they lie, by a part of its name: it says something else where they lie in another order
+_AS_THEY_LIE = ("stride", "resize_", "set_")
 
 
 def order(maps: Tensor) -> torch.memory_format:
@@ -38,9 +38,9 @@ def repeated(clean: Tensor, rows: int) -> Tensor:
 
 
 def channels_last(maps: Tensor) -> Tensor:
-    """Return maps or weights with the channels last in memory, also a single one."""
+    """Return maps or weights with the channels last in memory, also a single one; those of one voxel are so already."""
     last = _LAST[maps.ndim]
-    return maps if order(maps) == last else maps.clone(memory_format=last)
+    return maps if order(maps) == last or maps.shape[2:].numel() == 1 else maps.clone(memory_format=last)
 
 
 def layers_channels_last(traced: fx.GraphModule, image: Tensor) -> dict[fx.Node, nn.Module]:
@@ -55,13 +55,22 @@ def layers_channels_last(traced: fx.GraphModule, image: Tensor) -> dict[fx.Node,
     if any(in_place(node, traced) and not is_fact(node) and not _has_no_views(node, traced) for node in nodes):
         return {}
     layers: dict[fx.Node, Any] = {node: layer(node, traced) for node in nodes}
-    known = {module: _channels_last(module) for module in layers.values() if type(module) in (nn.Conv2d, nn.Conv3d)}
+    known = {module: _channels_last(module) for module in layers.values() if _is_convolution(module)}
     return {node: known[module] for node, module in layers.items() if module in known}
 
 
 def depends_on_order(node: fx.Node, values: Sequence[object]) -> bool:
-    """Return whether an operation does something else with these values than if they were contiguous."""
-    return called(node) in _DEPEND_ON_ORDER and any(isinstance(v, Tensor) and not v.is_contiguous() for v in values)
+    """Return whether an operation does something else with these values than if they were contiguous, or fails."""
+    target = called(node)
+    if target in ("view", "view_as"):
+        return any(isinstance(value, Tensor) and not value.is_contiguous() for value in values)
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    return any(part in name for part in _AS_THEY_LIE)
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    """Return whether it is one of PyTorch's own, whose weight is not made anew by a hook."""
+    return type(module) in (nn.Conv2d, nn.Conv3d) and "weight" in module._parameters
 
 
 def _channels_last(convolution: nn.Conv2d | nn.Conv3d) -> nn.Module:

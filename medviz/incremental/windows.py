@@ -22,6 +22,7 @@ from medviz.incremental.nodes import Call
 
 Margin = Sequence[tuple[int, int]]
 
+_WITH_3D = 5  # axes of 3-D maps
 _PRECISE = 4  # bytes of a number
 _CONSTANT_PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad3d)
 
@@ -187,7 +188,9 @@ def whole_mean(node: fx.Node, module: nn.Module | None) -> Call | None:
     if type(module) is not nn.AvgPool3d or len(node.args) != 1 or any(each_axis(module.padding, 3)):
         return None
     window = of_module(module, 3)
-    return None if window is None else lambda args, kwargs: window.run(*args, **kwargs)
+    if window is None:
+        return None
+    return lambda args, kwargs: window.run(*args) if args[0].ndim == _WITH_3D else module(*args)
 
 
 def padding(nd: int, pad: Any, mode: str = "constant", value: Any = None) -> Window | None:
@@ -236,7 +239,7 @@ class _Pooled:
 
     def __call__(self, block: Tensor) -> Tensor:
         rounds = self.divisor != 1 and block.itemsize < _PRECISE  # each sum to half precision
-        if block.is_cuda or rounds:
+        if block.is_cuda or rounds or set(self.kernel) == {1}:  # of one voxel it would be a view, not a new map
             return self.pool(block)
         for axis, (k, s, d) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True), start=2):
             last = (block.shape[axis] - (k - 1) * d - 1) // s * s + 1
