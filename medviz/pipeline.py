@@ -23,9 +23,9 @@ from medviz.hookspecs import Explainer, Plugin, Wrappers
 from medviz.image import as_batch
 from medviz.model_arguments import ModelArguments, PerImage
 from medviz.probe import Probe
-from medviz.probe.batching import BatchSize, check_batch_size
+from medviz.probe.batching import BatchSize, apart, check_batch_size, together
 from medviz.probe.compiled import check_compiled
-from medviz.probe.models import mixes_rows, unwrap
+from medviz.probe.models import unwrap
 from medviz.relay import as_wrappers, run_explainer
 from medviz.targets import FixedTarget, as_targets, take
 from medviz.tensors import resize
@@ -98,7 +98,9 @@ def explain(
         asked.explainer.check(images.shape)
     how = {"output": _plain(output), "compiled": compiled}
     batches: list[list[Attribution]] = []
-    for index in _chunks(len(images), batch_size, unwrap(model)):
+    waiting = together(len(images), batch_size, unwrap(model))
+    while waiting:
+        index = waiting.pop(0)
         rows = images if len(index) == len(images) else images[index]
         probe = Probe(
             model,
@@ -119,7 +121,11 @@ def explain(
         with probe:
             if not batches:  # once for all of them
                 _mention_probabilities(probe.output)
-            batches.append(list(_results(probe, chosen, taken, rows, part, index, around, how)))
+            made = list(_results(probe, chosen, taken, rows, part, index, around, how))
+            if len(index) > 1 and probe.found_mixed:
+                waiting = apart([index, *waiting])  # a batch gives what single images give
+            else:
+                batches.append(made)
     results = [_join(parts) for parts in zip(*batches, strict=True)]
     return results if several else results[0]
 
@@ -187,13 +193,6 @@ def _layers(explainer: Explainer) -> Sequence[str | None]:
         return ()
     layer = getattr(explainer, "layer", None)
     return [layer] if layer is None or isinstance(layer, str) else list(layer)
-
-
-def _chunks(images: int, batch_size: BatchSize, model: nn.Module) -> Iterator[Tensor]:
-    """Yield the positions of the images that share a pass: all, unless `batch_size` or batch-norm keeps them apart."""
-    apart = images > 1 and mixes_rows(model)
-    size = 1 if apart else batch_size if isinstance(batch_size, int) else images
-    yield from torch.split(torch.arange(images, device="cpu"), size)
 
 
 def _results(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import ASKED
 from torch import Tensor, nn
 
 import medviz
@@ -15,7 +16,7 @@ from medviz import registry
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "choosing.md").read_text(encoding="utf-8")
 EXPLAINERS = [e.name for e in registry.entries() if e.package == "medviz-xai" and e.kind == "explainers"]
-OWN_PASSES = 2  # that the page allows medviz in a call
+OWN_PASSES = 2 + ASKED  # that the page allows medviz in a call
 SIZES: dict[str, int] = {"K": 5, "n_samples": 4, "steps": 6, "n_masks": 7}
 QUICK = {"occlusion": {"mask_size": 4, "incremental": False}, "integratedgradients": {"steps": SIZES["steps"]}}
 QUICK |= {name: {"n_samples": SIZES["n_samples"]} for name in ("smoothgrad", "guidedbackpropsmooth")}

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from medviz.probe.failures import is_out_of_memory
-from medviz.probe.models import mixes_rows
+from medviz.probe.mixing import has_norms_over_rows, mixes_rows
 from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
 from medviz.validators import as_python
@@ -41,22 +41,39 @@ def check_batch_size(size: BatchSize) -> BatchSize:
     return size
 
 
+def together(images: int, size: BatchSize, model: nn.Module) -> list[Tensor]:
+    """Return the positions of the images that share a clean pass: all, unless `size` or batch-norm keeps them apart."""
+    index = torch.arange(images, device="cpu")
+    if images > 1 and has_norms_over_rows(model):
+        return apart([index])
+    return [*torch.split(index, size if isinstance(size, int) else images)]
+
+
+def apart(positions: Sequence[Tensor]) -> list[Tensor]:
+    """Return the positions of images each by itself."""
+    return [*torch.split(torch.cat([*positions]), 1)]
+
+
 @attrs.define(eq=False)
 class Batches:
     """Sends rows through a model, a bounded number at once.
 
     Args:
         runner: the model.
-        one: one of the images, `(1, C, *S)`, to measure with.
+        images: the clean ones, `(B, C, *S)`, the first of which is measured with.
         size: the most rows at once, or "auto": what a quarter of the free memory holds.
         progress: show a bar, where stderr is a terminal.
+
+    Attributes:
+        mixed: whether rows change each other's output, and are run one by one; None: nobody needed to know it.
     """
 
     runner: Runner
-    one: Tensor
+    images: Tensor
     size: BatchSize
     progress: bool
     _outputs: list[int] = attrs.field(factory=list, init=False)
+    mixed: bool | None = attrs.field(default=None, init=False)
 
     def each(
         self, rows: int, run: Callable[[slice], Tensor], graph: bool, row_bytes: int | None = None
@@ -74,6 +91,8 @@ class Batches:
         """
         if not rows:
             raise ValueError("`inputs` has no rows.")
+        if len(self.images) > 1:
+            self._are_mixed()  # their clean pass was one
         size = self.rows_at_once(graph, row_bytes) if rows > 1 else 1
         yield from self.with_bar(rows, size, in_batches(rows, size, run))
 
@@ -90,22 +109,28 @@ class Batches:
 
     def rows_at_once(self, graph: bool, row_bytes: int | None = None) -> int:
         """Return how many rows one pass takes: arguments as for `each`."""
-        if mixes_rows(self.runner.model):
+        if self.size == 1 or self._are_mixed():
             return 1
-        device = self.one.device
+        device = self.images.device
         if isinstance(self.size, int):
             return self.size if row_bytes is None else min(self.size, quickest(row_bytes, device, graph))
         if row_bytes is None:
             self._outputs = self._outputs or self._measure()
         return automatic(self._outputs if row_bytes is None else [row_bytes], device, graph)
 
+    def _are_mixed(self) -> bool:
+        if self.mixed is None:
+            self.mixed = mixes_rows(self.runner, self.images[:1])
+        return self.mixed
+
     def _measure(self) -> list[int]:
         """The size of what each layer returns for one image, in bytes."""
         self.runner.begin()
-        rolling = RollingCut(self.runner.model, self.one, starts=None)
+        one = self.images[:1]
+        rolling = RollingCut(self.runner.model, one, starts=None)
         with rolling.hooks():
-            self.runner.run(self.one, torch.zeros(1, dtype=torch.long, device=self.one.device))
-        return [seen.elements * self.one.element_size() for seen in rolling.seen] or [16 * self.one.nbytes]
+            self.runner.run(one, torch.zeros(1, dtype=torch.long, device=one.device))
+        return [seen.elements * one.element_size() for seen in rolling.seen] or [16 * one.nbytes]
 
 
 def in_batches(total: int, size: int, run: Callable[[slice], Tensor]) -> Iterator[Tensor]:

@@ -91,12 +91,6 @@ def placement(model: nn.Module, images: Tensor, device: torch.device | str | Non
     return suits[0], first.dtype
 
 
-def mixes_rows(model: nn.Module) -> bool:
-    """Return whether a row's output depends on the other rows: batch-norm without running statistics does that."""
-    norms = [m for m in modules(model) if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    return any(m.running_mean is None and m.running_var is None for m in norms)
-
-
 class _Eager:
     """PyTorch's stance is one for the whole process: the first of several threads takes it, the last puts it back."""
 

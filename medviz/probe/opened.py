@@ -64,7 +64,7 @@ class Opened:
             stack.callback(clean.close)
             between.differs = clean.differs
             stack.callback(between.close)
-            batches = Batches(runner, inputs[:1], batch_size, progress)
+            batches = Batches(runner, inputs, batch_size, progress)
             passes = CompiledPasses(runner, compiled) if compiled else None
             perturbed = PerturbedPasses(runner, clean, batches, passes, PatchedPasses(runner))
             return cls(stack.pop_all(), found, runner, between, inputs, clean, batches, perturbed)

@@ -146,7 +146,7 @@ class Probe:
         return lambda output, index: score(output, index).to(device)
 
     def forward(self, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Rows] | None = None) -> Tensor:
-        """Run the model without a graph, as many rows at once as `batch_size` allows.
+        """Return the outputs `(M, N, …)` of rows, float32 or float64, as many at once as `batch_size` allows.
 
         Args:
             inputs: perturbed copies `(M, C, *S)`; or anything with a length M that makes the rows of a slice.
@@ -154,9 +154,6 @@ class Probe:
                 belongs to image i, and M is B.
             replace: for each named layer what it is to return instead, `(M, K, *s)`, or what makes the rows of a slice;
                 where a layer is called several times, in its last call.
-
-        Returns:
-            The outputs `(M, N, …)`, float32 or float64.
 
         Raises:
             ValueError: `index` or `replace` do not suit, a layer was not called, or the output is not finite.
@@ -166,16 +163,13 @@ class Probe:
     def scores_of(
         self, target: Any, inputs: Rows, index: Tensor | None = None, replace: Mapping[str, Rows] | None = None
     ) -> Tensor:
-        """Return the target's scores `(M,)` of perturbed copies; large outputs are never held all at once.
-
-        Args and errors as `forward`.
-        """
+        """Return the target's scores `(M,)` of copies, as `forward`; large outputs are never held all at once."""
         return self._opened().perturbed.run(inputs, self._index(index, len(inputs)), replace or {}, self._score(target))
 
     def forward_patched(self, rows: Patched, target: Any = None, growth: float = 1.0) -> Tensor:
         """Run copies of one image that differ from it inside of a window, but only what that can change.
 
-        Where incremental inference does not prove itself, the whole copies are run.
+        Whole copies are run where incremental inference does not prove itself.
 
         Args:
             rows: the copies.
@@ -284,6 +278,11 @@ class Probe:
     def _index(self, index: Tensor | None, rows: int) -> Tensor:
         return which_image(index, rows, len(self.inputs)).to(self.inputs.device)
 
+    @property
+    def found_mixed(self) -> bool:
+        """Whether the output of an image was found to depend on those beside it, before several rows were run."""
+        return self._opened().batches.mixed or False
+
     def rows_at_once(self, graph: bool = False) -> int:
         """Return how many perturbed copies one pass takes; a `graph`, as for `input_gradient`, needs more memory."""
         return self._opened().batches.rows_at_once(graph)
@@ -294,7 +293,6 @@ class Probe:
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what `make` returns, made once for this probe: what an explainer needs again for the next target."""
-        store = self._opened().remembered
-        if key not in store:
+        if key not in (store := self._opened().remembered):
             store[key] = make()
         return store[key]
