@@ -79,15 +79,15 @@ class _Asked:
         if not alone.isfinite().all():
             return None
         try:
-            first, second = self._run(torch.cat([other, self._image]))
+            first, beside = self._run(torch.cat([self._image, other]))  # after it: `x[0]` may decide for all
         except Exception as err:
             if is_out_of_memory(err):
                 return None
             _log.info("images are run one by one, for the network takes no two images at once: %s", first_line(err))
             return True
-        enough = self._enough(alone, second)
-        if _difference(first, alone) <= enough:
-            return None if torch.equal(first, second) else False  # None: it says the same of every image
+        enough = self._enough(alone, first)
+        if _difference(beside, alone) <= enough:
+            return None if torch.equal(beside, first) else False  # None: it says the same of every image
         if not _difference(self._run(other)[0], alone) <= enough:
             return False  # it never says the same
         _log.info("images are run one by one, for what the network says of an image depends on those beside it")
@@ -96,10 +96,10 @@ class _Asked:
     def _run(self, rows: Tensor) -> Tensor:
         return wide(self._runner.run(rows, torch.zeros(len(rows), dtype=torch.long, device=rows.device)))
 
-    def _enough(self, alone: Tensor, second: Tensor) -> float:
-        """Return up to which difference two outputs are the same."""
+    def _enough(self, alone: Tensor, another: Tensor) -> float:
+        """Return up to which difference two outputs are the same, where the network says `another` of the image."""
         rounding = self._runner.tolerance(alone, _ROUNDING) if alone.device.type == "cpu" else _ELSEWHERE
-        return max(rounding * float(alone.abs().max()), _TOLERANCE * _difference(second, alone))
+        return max(rounding * float(alone.abs().max()), _TOLERANCE * _difference(another, alone))
 
 
 def _difference(one: Tensor, other: Tensor) -> float:
