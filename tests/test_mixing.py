@@ -102,7 +102,7 @@ def test_images_that_leave_each_other_alone_share_a_pass(name: str, device: str)
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("nd", [2, 3])
-@pytest.mark.parametrize("name", ["largest", "range", "nothing"])
+@pytest.mark.parametrize("name", ["largest", "nothing"])
 def test_in_any_precision_and_of_volumes(name: str, nd: int, dtype: torch.dtype) -> None:
     model = Prepared((MIXING | ALONE)[name], nd).to(dtype)
     with medviz.Probe(model, images(1, 1, *(12, 10, 8)[:nd]).to(dtype)) as probe:
@@ -112,7 +112,7 @@ def test_in_any_precision_and_of_volumes(name: str, nd: int, dtype: torch.dtype)
 @pytest.mark.parametrize("values", [(0.0, 1.0), (0.0, 1.0, 2.0, 3.0)])
 def test_images_of_few_values_tell_too(values: tuple[float, ...]) -> None:
     chosen = torch.tensor(values)[torch.arange(256) % len(values)].view(1, 1, 16, 16).roll(3, -1)
-    with medviz.Probe(Prepared(MIXING["mean"]), chosen) as probe:
+    with medviz.Probe(Prepared(lambda x: 4 * x.mean() - x), chosen) as probe:
         assert _mixes(probe)
     with medviz.Probe(Prepared(ALONE["nothing"]), chosen) as probe:
         assert not _mixes(probe)
@@ -140,12 +140,12 @@ def test_an_image_of_one_value_tells_nothing() -> None:
 
 
 def test_it_costs_little_where_the_network_takes_smaller_images() -> None:
-    model, image, sizes = Prepared(ALONE["nothing"]), _image(), []
+    model, image, sizes = Prepared(ALONE["nothing"]), images(1, 1, 128, 128), []
     model.body.register_forward_pre_hook(lambda _, given: sizes.append(given[0].numel()))
     with medviz.Probe(model, image, batch_size=8) as probe:
         for _ in range(2):
             assert probe.rows_at_once() == 8
-    assert sum(sizes) == 3 * image.numel() / 16
+    assert sum(sizes) == 3 * image.numel() / 64
 
 
 class Fixed(nn.Module):

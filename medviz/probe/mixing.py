@@ -16,10 +16,9 @@ from medviz.probe.runner import Runner
 from medviz.tensors import wide
 
 _log = logging.getLogger("medviz")
-_STEPS = (4, 2, 1)  # every so manieth voxel along each axis: whether rows are mixed does not depend on their size
-# where, in an image's range, the values of its copy begin and end: not in the middle of it, or it would keep its mean;
-# and where few values occur, so that this leaves all of them, a single one
-_RANGES = ((0.25, 0.5), (0.5, 0.5))
+_STEPS = (8, 4, 2, 1)  # every so manieth voxel along each axis: whether rows are mixed does not depend on their size
+_LEAST = 256  # voxels: of fewer, all may lie where nothing changes, such as below the bend of a ReLU
+_BEGINS, _ENDS = 0.2, 0.4  # where in the range of an image its copy's values lie: beside the middle, for another mean
 _TOLERANCE = 1e-3  # of what the other image makes of the output
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 5e-6}  # of the largest output, on a CPU
 _ELSEWHERE = 2e-2  # an accelerator takes another algorithm, and precision, for each number of rows
@@ -36,7 +35,7 @@ def mixes_rows(runner: Runner, image: Tensor) -> bool:
 
     A network may divide by the largest value of all that it gets, or call `batch_norm` with the statistics of the
     batch; nothing but its output tells. A narrowed copy of the image, whose values all occur in it, is run alone and
-    beside the image. Of both, only every fourth voxel is taken where the network runs on so few.
+    beside the image. Of both, only every eighth voxel is taken where the network runs on so few.
 
     A network whose answers differ from call to call cannot be asked, nor can one that takes no narrowed copy.
 
@@ -50,7 +49,10 @@ def mixes_rows(runner: Runner, image: Tensor) -> bool:
         warnings.simplefilter("ignore")  # of images so small, which are none of the caller's
         for step in _STEPS:
             every = (..., *[slice(None, None, step)] * (image.ndim - 2))
-            mixes = _Asked(runner, image[every]).answer()  # type: ignore[index]
+            small = image[every]  # type: ignore[index]
+            if small[0, 0].numel() < _LEAST and step > 1:
+                continue
+            mixes = _Asked(runner, small).answer()
             if mixes is not None:
                 return mixes
     return False
@@ -110,13 +112,8 @@ def _narrowed(image: Tensor) -> Tensor:
     """Return a copy of an image whose values, channel by channel, lie in a part of their range."""
     values = image.flatten(2)
     low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
-    narrowed = image
-    for begins, ends in _RANGES:
-        least, most = (_nearest(values, (1 - part) * low + part * high) for part in (begins, ends))
-        narrowed = values.clamp(least, most).view_as(image)
-        if not torch.equal(narrowed, image):
-            break
-    return narrowed
+    least, most = (_nearest(values, (1 - part) * low + part * high) for part in (_BEGINS, _ENDS))
+    return values.clamp(least, most).view_as(image)
 
 
 def _nearest(values: Tensor, wanted: Tensor) -> Tensor:
