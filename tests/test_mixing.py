@@ -244,3 +244,15 @@ def test_warnings_about_small_images_are_nobodys() -> None:
 
     with medviz.Probe(Prepared(step), _image()) as probe:
         assert not _mixes(probe)
+
+
+def test_an_argument_with_a_row_for_each_image_keeps_them_together() -> None:
+    class Scaled(Prepared):
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x * scale[: len(x)].view(-1, 1, 1, 1))
+
+    model, image, scale = Scaled(ALONE["nothing"]), _image(count=2), torch.tensor([1.0, -5.0])
+    got = medviz.explain(model, image, "vanillagrad", 1, model_args=(scale,))
+    expected = medviz.explain(model, image, "vanillagrad", 1, model_args=(medviz.per_image(scale),))
+    check_close(got.values, expected.values)
+    assert got.scores == pytest.approx(expected.scores)

@@ -83,8 +83,9 @@ class _Asked:
         try:
             first, beside = self._run(torch.cat([self._image, other]))  # after it: `x[0]` may decide for all
         except Exception as err:
-            if is_out_of_memory(err):
-                return None
+            given = self._runner.arguments
+            if is_out_of_memory(err) or given.args or given.kwargs:
+                return None  # an argument may have a row for each image: to run them one by one, each needs its own
             _log.info("images are run one by one, for the network takes no two images at once: %s", first_line(err))
             return True
         enough = self._enough(alone, first)
