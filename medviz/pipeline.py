@@ -124,6 +124,8 @@ def explain(
             made = list(_results(probe, chosen, taken, rows, part, index, around, how))
             if len(index) > 1 and probe.found_mixed:
                 waiting = apart([index, *waiting])  # a batch gives what single images give
+                if (unmarked := arguments.take(index[:1]).unmarked()) is not None:
+                    raise ValueError(f"what the network says of an image depends on those beside it, and {unmarked}")
             else:
                 batches.append(made)
     results = [_join(parts) for parts in zip(*batches, strict=True)]

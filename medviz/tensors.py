@@ -66,6 +66,11 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def of_each_output(values: Tensor) -> Tensor:
+    """Return the largest magnitude of each output `(N,)` in outputs `(M, N, …)`."""
+    return values.abs().movedim(1, 0).flatten(1).amax(1)
+
+
 def precise(tensor: Tensor) -> Tensor:
     """Return `tensor` in float64: on its device or, where that has no such numbers (Apple's GPUs), on the CPU."""
     return (tensor if _has_float64(tensor.device) else tensor.cpu()).double()

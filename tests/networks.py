@@ -16,8 +16,8 @@ OURS = [entry for entry in registry.entries("explainers") if entry.package == "m
 LAYERED = [entry.name for entry in OURS if entry.load().needs_layer]  # type: ignore[attr-defined]
 GRADIENT = [entry.name for entry in OURS if entry.load().needs_gradient]  # type: ignore[attr-defined]
 
-# images that run beside those that a method asks for: whether a network mixes them is asked with one, and with two
-ASKED = 3
+# images that run beside those that a method asks for: whether a network mixes them is asked with one, another, and both
+ASKED = 4
 
 REAL = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 DEVICES = [*REAL, *faraway.DEVICES]

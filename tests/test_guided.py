@@ -217,7 +217,7 @@ def test_the_forward_output_is_never_changed(make: Callable[[], nn.Module]) -> N
         guided = Guided(probe)
         guided.checked(probe.input_gradient(1, rule=guided.rule))
     handle.remove()
-    assert len(outputs) == 4  # for the target, two to ask whether images change each other, under the rule
+    assert len(outputs) == 5  # for the target, three to ask whether images change each other, under the rule
     for output in (outputs[0], outputs[-1]):
         assert torch.equal(output, expected)
 

@@ -145,7 +145,7 @@ def test_it_costs_little_where_the_network_takes_smaller_images() -> None:
     with medviz.Probe(model, image, batch_size=8) as probe:
         for _ in range(2):
             assert probe.rows_at_once() == 8
-    assert sum(sizes) == 3 * image.numel() / 64
+    assert sum(sizes) == 4 * image.numel() / 64
 
 
 class Fixed(nn.Module):
@@ -238,12 +238,56 @@ def test_memory_that_does_not_suffice_for_two_says_nothing() -> None:
         assert not _mixes(probe)
 
 
-def test_warnings_about_small_images_are_nobodys() -> None:
-    def step(x: Tensor) -> Tensor:
-        return x / (1 + x[..., ::8, ::8].std((1, 2, 3), keepdim=True).nan_to_num())  # of a single value, with 4²
+WINDOW: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "last": (lambda x: x / x[-1].max(), lambda u: u),
+    "smallest of the largest": (lambda x: x / x.amax((1, 2, 3)).min(), lambda u: u),
+    "sum": (lambda x: 100 * x / x.sum(), lambda u: u),
+    "CT window": (lambda x: x.clamp(0, 400) / x.clamp(0, 400).mean().clamp_min(1e-6), lambda u: 2000 * u - 1000),
+    "foreground": (lambda x: (x - x[x > 0].mean()) / x[x > 0].std(), lambda u: 4 * u - 2),
+    "above": (lambda x: (x - 500).relu() / (x - 500).relu().max().clamp_min(1e-6), lambda u: 1000 * u),
+    "deviation of a mask": (lambda x: x / x.std(), lambda u: (u > 0.7).float()),
+    "largest of a mask": (lambda x: x / x.max(), lambda u: (u > 0.7).float()),
+}
 
-    with medviz.Probe(Prepared(step), _image()) as probe:
-        assert not _mixes(probe)
+
+@pytest.mark.parametrize("name", WINDOW)
+def test_whichever_row_decides_and_whatever_the_copy_is_to_the_network(name: str) -> None:
+    step, made = WINDOW[name]
+    image = made(torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
+    with medviz.Probe(Prepared(step), image) as probe:
+        assert _mixes(probe)
+
+
+def test_the_image_with_the_widest_range_is_asked() -> None:
+    image = torch.cat([torch.ones(1, 1, 16, 16), _image()])
+    with medviz.Probe(Prepared(MIXING["mean"]), image) as probe:
+        assert _mixes(probe)
+
+
+def test_one_large_output_hides_nothing() -> None:
+    model = Prepared(MIXING["deviation"])
+    model.head[2].bias.data[0] = 1e4
+    with medviz.Probe(model, _image()) as probe:
+        assert _mixes(probe)
+
+
+def test_memory_for_one_row_is_not_spent_on_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medviz.probe.batching.free_memory", lambda device: 1000)
+    rows: list[int] = []
+    model = Fixed(lambda x: (rows.append(len(x)), x)[1])
+    with medviz.Probe(model, _image()) as probe:
+        assert probe.rows_at_once() == 1
+    assert max(rows) == 1
+
+
+def test_an_unmarked_argument_does_not_go_to_the_wrong_image() -> None:
+    class Scaled(Prepared):
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x * scale[: len(x)].view(-1, 1, 1, 1))
+
+    image, scale = _image(count=3), torch.tensor([1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match=r"depends on those beside it.*mark it"):
+        medviz.explain(Scaled(MIXING["mean"]), image, "vanillagrad", 1, model_args=(scale,))
 
 
 def test_an_argument_with_a_row_for_each_image_keeps_them_together() -> None:

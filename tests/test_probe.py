@@ -576,7 +576,7 @@ def test_forward_is_batched_and_replaces(device: str) -> None:
     index = torch.tensor([0, 1, 0, 1, 0, 1, 0])
     with medviz.Probe(model, image, batch_size=3) as probe:
         result = probe.forward(rows, index)
-        assert model.passes.rows == [1, 2, 3, 3, 1]  # the first two ask whether it mixes rows
+        assert model.passes.rows == [1, 1, 2, 3, 3, 1]  # the first three ask whether it mixes rows
         torch.testing.assert_close(result, model(rows).detach())
         zeros = probe.forward(rows, index, replace={"inner.layer": torch.zeros(7, 5, 4, 4, device=device)})
     torch.testing.assert_close(zeros, model.inner.head.bias.detach().expand(7, 3))

@@ -109,8 +109,10 @@ class Batches:
 
     def rows_at_once(self, graph: bool, row_bytes: int | None = None) -> int:
         """Return how many rows one pass takes: arguments as for `each`."""
-        if self.size == 1 or self._are_mixed():
-            return 1
+        most = self._that_fit(graph, row_bytes)
+        return 1 if most > 1 and self._are_mixed() else most
+
+    def _that_fit(self, graph: bool, row_bytes: int | None) -> int:
         device = self.images.device
         if isinstance(self.size, int):
             return self.size if row_bytes is None else min(self.size, quickest(row_bytes, device, graph))
@@ -120,7 +122,7 @@ class Batches:
 
     def _are_mixed(self) -> bool:
         if self.mixed is None:
-            self.mixed = mixes_rows(self.runner, self.images[:1])
+            self.mixed = mixes_rows(self.runner, self.images)
         return self.mixed
 
     def _measure(self) -> list[int]:

@@ -20,7 +20,7 @@ from medviz.probe.guard import untouched
 from medviz.probe.models import modules
 from medviz.probe.outputs import select
 from medviz.probe.runner import Runner
-from medviz.tensors import wide
+from medviz.tensors import of_each_output, wide
 
 _log = logging.getLogger("medviz")
 _FEWEST = 16  # windows, below which the clean activations and the proof do not pay
@@ -170,7 +170,7 @@ class PatchedPasses:
             _compare(made, expected, self.runner.tolerance(expected, _TOLERANCE))
         else:
             change = expected - self._pass(rows.clean, rows.index[:1])
-            part = _of_each_output(made - expected) / _of_each_output(change).clamp_min(1e-30)
+            part = of_each_output(made - expected) / of_each_output(change).clamp_min(1e-30)
             _log.info("`growth` %g changes what windows do to an output by up to %.1e of it", growth, float(part.max()))
 
     def _whole(self, rows: Patched, patches: Tensor, corners: Tensor) -> Tensor:
@@ -228,12 +228,7 @@ def _tried(rows: Patched) -> tuple[Tensor, Tensor]:
 def _compare(made: Tensor, expected: Tensor, tolerance: float) -> None:
     # each output by itself: one that is huge must not hide what happens to the others; but of many, some are near zero
     # by chance in all that is tried, where only rounding is left
-    largest, error = (wide(_of_each_output(value)) for value in (expected, made - expected))
+    largest, error = (wide(of_each_output(value)) for value in (expected, made - expected))
     usual = largest.maximum((_BY_CHANCE * largest).clamp_max(largest.median()))
     if not (error <= tolerance * usual).all():
         raise _RefusedError(f"incremental inference differs by {float(error.max()):.1e}")
-
-
-def _of_each_output(values: Tensor) -> Tensor:
-    """The largest magnitude of each output `(N,)`."""
-    return values.abs().movedim(1, 0).flatten(1).amax(1)
