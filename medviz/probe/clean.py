@@ -96,8 +96,12 @@ class CleanPass:
         """Run the clean images and watch all layers."""
         model = self._runner.model
         refuse_scripted(model, "`model`")
-        rolling = RollingCut(model, self._inputs, self._starts if graph else None)
-        output = self._run(graph, rolling)
+
+        def run() -> tuple[RollingCut, Tensor]:
+            rolling = RollingCut(model, self._inputs, self._starts if graph else None)
+            return rolling, self._run(graph, rolling)
+
+        rolling, output = self._runner.order.tried(run)
         self._follow(rolling)
         return rolling, output
 
@@ -119,7 +123,7 @@ class CleanPass:
     def _result(self) -> tuple[Tensor, Cut]:
         if self._done is None:
             find = self._find if None in self._wanted else functools.partial(self._capture, self._wanted)
-            self._done = self._tried(find)
+            self._done = self._runner.order.tried(lambda: self._tried(find))
             self._earlier_output = None
         return self._done
 
@@ -213,7 +217,7 @@ class CleanPass:
     def _cut(self, names: Iterable[str | None]) -> Cut:
         modules = {name: module_of(self._runner.model, name) for name in names if name is not None}
         graph = self._graph and (bool(modules) or None in self._wanted)
-        return Cut(modules, self._starts if graph else None)
+        return Cut(modules, self._starts if graph else None, usual=self._runner.order.channels_last)
 
     def _run(self, graph: bool, *watching: Cut | RollingCut | Ways) -> Tensor:
         self._runner.begin(again=self._earlier_output is not None)

@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from medviz.probe.copies import copy_on_write
 from medviz.probe.layers import Hook, hand_on, hooked
+from medviz.probe.order import usual_order
 from medviz.probe.outputs import first_tensor
 from medviz.probe.starts import Starts, is_its_own, may_be_written
 
@@ -29,11 +30,13 @@ class Cut:
     Args:
         layers: the modules, by name.
         starts: where the graph begins; None: there will be no backward pass.
+        usual: whether maps lie in the usual order in memory where the graph begins, whatever order they had.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], starts: Starts | None) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], starts: Starts | None, usual: bool = False) -> None:
         self.layers = dict(layers)
         self.starts = starts
+        self._usual = usual
         self.tensors: dict[str, Tensor] = {}
         self.edges: dict[str, GradientEdge] = {}  # where the gradient of each arrives
         self._alive: dict[str, Tensor] = {}
@@ -64,6 +67,8 @@ class Cut:
             own = is_its_own(tensor, module, given)
             start = tensor if own else copy_on_write(tensor.as_subclass(Tensor))
             if self.starts and (own or not start.requires_grad):
+                if self._usual and not start.requires_grad:
+                    start = usual_order(start)
                 start = self.starts.begin(start, module, output)
             if not again:
                 self.add(name, module, start, self.calls[name] + 1)

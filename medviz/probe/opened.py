@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from medviz.probe import models
+from medviz.probe import models, order
 from medviz.probe.batching import Batches, BatchSize
 from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import Compiled, CompiledPasses
@@ -58,8 +58,8 @@ class Opened:
             stack.enter_context(models.eager())
             stack.enter_context(in_turn(runner.model))
             between = BetweenPasses(stack.enter_context(untouched(found)))
-            runner = attrs.evolve(runner, begin=between)
             inputs = images.detach().to(runner.device, runner.dtype, copy=True)
+            runner = attrs.evolve(runner, begin=between, order=order.of(runner, inputs, found))
             clean = CleanPass(runner, inputs, layers, graph)
             stack.callback(clean.close)
             between.differs = clean.differs

@@ -101,7 +101,7 @@ class PerturbedPasses:
             output = replaced.run(lambda: runner.run(inputs[rows], index[rows]))
             return _kept(output, index[rows], reduce)
 
-        return run
+        return lambda rows: self.runner.order.tried(lambda: run(rows))
 
     def _whole(self, rows: int, hooked: bool) -> Runner | CompiledPasses:
         """What makes whole passes: a compiled model calls no hooks, and one pass is not worth compiling for."""

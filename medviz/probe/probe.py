@@ -189,7 +189,7 @@ class Probe:
         Raises:
             ValueError: there is no such layer, it was not called, or it takes no hooks.
         """
-        return wide(self._clean.tensor(self.layer_name(layer)).detach()).to(self.inputs.device)
+        return wide(self._clean.tensor(self.layer_name(layer)).detach()).to(self.inputs.device).contiguous()
 
     def gradient(self, layer: str | None, target: Any) -> Tensor:
         """Return the gradient of each image's score with respect to the layer's output, `(B, K, *s)`.
@@ -201,7 +201,7 @@ class Probe:
         gradient = self._clean.gradient(name, fixed)
         if gradient is None:
             raise ValueError(f"the score {fixed.label!r} does not depend on `layer` {name!r}; name another layer.")
-        return gradient.to(self.inputs.device)
+        return gradient.to(self.inputs.device).contiguous()
 
     def input_gradient(
         self, target: Any, inputs: Tensor | None = None, index: Tensor | None = None, rule: Rule | None = None

@@ -1,0 +1,370 @@
+"""Passes with the channels last in memory: the same maps, and the usual order where a network needs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import check_close, explain, images, seeded
+from torch import Tensor, nn
+
+import medviz
+from medviz.probe import order
+from medviz.probe.order import usual_order
+
+EDGE = {2: 128, 3: 32}  # of the smallest images, about, that are worth a question
+PASSES: list[tuple[bool, int]] = []  # of each pass: whether channels came last, and the edge of the image
+
+
+@pytest.fixture(autouse=True)
+def passes() -> None:
+    PASSES.clear()
+
+
+def _is_last(maps: Tensor) -> bool:
+    return order.order(maps) != torch.contiguous_format
+
+
+def _whole() -> list[bool]:
+    """Return of each pass over images that were not made smaller whether channels came last."""
+    return [last for last, edge in PASSES if edge in EDGE.values()]
+
+
+class Net(nn.Module):
+    """A small network that notes in which order it is given its images.
+
+    Args:
+        nd: spatial axes.
+        middle: what it does to its maps `(B, 8, *s)`.
+    """
+
+    def __init__(self, nd: int = 2, middle: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        conv, norm, pool, mean = {
+            2: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d),
+            3: (nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AdaptiveAvgPool3d),
+        }[nd]
+        self.first = nn.Sequential(conv(2, 8, 5, padding=2, stride=2), norm(8), nn.ReLU(), pool(2))
+        self.middle = middle or nn.Identity()
+        self.last = nn.Sequential(conv(8, 6, 3, padding=1), norm(6), nn.ReLU())
+        self.head = nn.Sequential(mean(1), nn.Flatten(), nn.Linear(6, 3))
+        seeded(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        PASSES.append((_is_last(x), x.shape[-1]))
+        result: Tensor = self.head(self.last(self.middle(self.first(x))))
+        return result
+
+
+def _image(nd: int = 2, count: int = 1) -> Tensor:
+    return images(count, 2, *[EDGE[nd]] * nd)
+
+
+@pytest.fixture
+def usually(monkeypatch: pytest.MonkeyPatch) -> Callable[..., medviz.Attribution]:
+    """Explain in the usual order."""
+
+    def explained(*args: object, **kwargs: object) -> medviz.Attribution:
+        with monkeypatch.context() as patch:
+            patch.setattr(order, "_LEAST", 10**9)
+            return explain(*args, **kwargs)  # type: ignore[arg-type]
+
+    return explained
+
+
+METHODS: list[tuple[str, dict[str, object]]] = [
+    ("gradcam", {}),
+    ("gradcam", {"layer": "first.0"}),
+    ("gradcam", {"layer": "first"}),
+    ("hirescam", {"layer": "middle"}),
+    ("gradcampp", {"layer": "last.0"}),
+    ("eigencam", {"layer": "first"}),
+    ("cam", {"layer": "last"}),
+    ("scorecam", {}),
+    ("rise", {"n_masks": 20, "seed": 0}),
+    ("occlusion", {"mask_size": 16, "overlap": 0.0}),
+    ("vanillagrad", {}),
+    ("smoothgrad", {"n_samples": 4, "seed": 0}),
+]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("nd", [2, 3])
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_maps_are_the_same(
+    method: tuple[str, dict[str, object]], nd: int, count: int, usually: Callable[..., medviz.Attribution]
+) -> None:
+    name, parameters = method
+    model, image = Net(nd, nn.LeakyReLU(0.3)), _image(nd, count)
+    got = explain(name, model, image, 1, **parameters)
+    assert any(_whole()), "no pass had channels last"
+    PASSES.clear()
+    expected = usually(name, model, image, 1, **parameters)
+    assert not any(_whole())
+    # a perturbed copy's score differs little from that of the image, and rounding is a part of the score
+    check_close(got.values, expected.values, 1e-4 if name in ("scorecam", "rise", "occlusion") else 1e-5)
+    assert got.values.is_contiguous()
+    assert got.scores == pytest.approx(expected.scores, rel=1e-5)
+
+
+@pytest.mark.parametrize("nd", [2, 3])
+def test_perturbed_copies_have_channels_last_and_gradients_of_images_have_not(nd: int) -> None:
+    with medviz.Probe(Net(nd), _image(nd), batch_size=4) as probe:
+        assert probe.output.is_contiguous()
+        PASSES.clear()
+        probe.forward(_image(nd, 8), torch.zeros(8, dtype=torch.long))
+        assert _whole() == [True, True]
+        PASSES.clear()
+        probe.input_gradient(1)
+        assert _whole() == [False]
+
+
+def test_a_network_is_asked_once() -> None:
+    model, image = Net(), _image()
+    counts = []
+    for _ in range(3):
+        explain("gradcam", model, image)
+        counts.append(len(PASSES))
+        PASSES.clear()
+    assert counts == [3, 1, 1]
+    model.last[2] = nn.Sigmoid()
+    explain("gradcam", model, image)
+    assert len(PASSES) == 3, "it is another network now"
+
+
+def test_the_question_is_a_small_one_and_leaves_nothing_behind() -> None:
+    class Counting(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count += 1
+            self.largest = x.max()
+            return super().forward(x)
+
+    model, image = Counting().train(), _image()
+    kept = image.clone()
+    state = torch.get_rng_state()
+    explain("gradcam", model, image)
+    assert [edge for _, edge in PASSES] == [16, 16, 128]
+    assert model.count == 0
+    assert not hasattr(model, "largest")
+    assert model.training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(image, kept)
+    assert image.is_contiguous()
+
+
+def _as_if_contiguous(x: Tensor) -> Tensor:
+    """Every map's neighbour to the right, by steps in memory."""
+    rows, columns = x.shape[2:]
+    return x.as_strided(x.shape, (x.shape[1] * rows * columns, rows * columns, columns, 1))
+
+
+def _view(x: Tensor) -> Tensor:
+    return (x.view(len(x), -1) - 0.1).view(x.shape)
+
+
+def _view_of_large(x: Tensor) -> Tensor:
+    return _view(x) if x.shape[-1] > 16 else x - 0.1
+
+
+def _groups(x: Tensor) -> Tensor:
+    """Attention by group, as some networks have it where their maps are small: a single cell can be seen as any."""
+    small = F.avg_pool2d(x, 4)
+    means = small.view(len(x), 2, -1).softmax(-1).view(small.shape)
+    return x * F.interpolate(means, size=x.shape[2:])
+
+
+def _noise(x: Tensor) -> Tensor:
+    return x + torch.randn_like(x, generator=None)
+
+
+def _stored(x: Tensor) -> Tensor:
+    """Weights by where numbers lie."""
+    flat = torch.empty(0).set_(x.untyped_storage())[: x.numel()]
+    return x + flat.cumsum(0).view(x.shape) / x.numel()
+
+
+PARTICULAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "as_strided": _as_if_contiguous,
+    "view": _view,
+    "view where maps are large": _view_of_large,
+    "view of more than one cell": _groups,
+    "storage": _stored,
+}
+
+
+@pytest.mark.parametrize("method", ["gradcam", "scorecam", "occlusion:mask_size=32,overlap=0", "vanillagrad"])
+@pytest.mark.parametrize("name", PARTICULAR)
+def test_a_network_that_counts_on_the_usual_order_gets_it(
+    name: str, method: str, usually: Callable[..., medviz.Attribution], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, image = Net(middle=PARTICULAR[name]), _image(count=2)
+    kind, _, rest = method.partition(":")
+    parameters = dict(part.split("=") for part in rest.split(",") if part)
+    numbers = {
+        key: float(value) if "." in value or key == "overlap" else int(value) for key, value in parameters.items()
+    }
+    expected = usually(kind, model, image, 1, **numbers)
+    for _ in range(2):
+        with caplog.at_level(logging.INFO, "medviz"):
+            PASSES.clear()
+            caplog.clear()
+            assert torch.equal(explain(kind, model, image, 1, **numbers).values, expected.values)
+    assert not any(_whole()), "the second time it is known"
+    assert "order in memory" not in caplog.text
+
+
+def test_a_random_network_keeps_the_usual_order() -> None:
+    """Its draws would fall on other voxels."""
+    torch.manual_seed(0)
+    explain("gradcam", Net(middle=_noise), _image())
+    assert not any(_whole())
+
+
+@pytest.mark.parametrize("cut", ["first", "middle", "last", None])
+def test_where_a_pass_fails_layers_are_watched_anew(
+    cut: str | None, usually: Callable[..., medviz.Attribution]
+) -> None:
+    model, image = Net(middle=_view_of_large), _image()
+    parameters = {} if cut is None else {"layer": "first.0" if cut == "middle" else cut}
+    got = explain("gradcam", model, image, 1, **parameters)
+    # the graph begins, and the usual order with it, before the view or after
+    assert _whole() == ([True] if cut in ("first", "middle") else [True, False])
+    check_close(got.values, usually("gradcam", model, image, 1, **parameters).values)
+
+
+def test_what_fails_in_both_orders_is_the_users_error() -> None:
+    def broken(x: Tensor) -> Tensor:
+        if x.shape[-1] > 16:
+            raise ValueError("this network takes no such image")
+        return x
+
+    model, image = Net(middle=broken), _image()
+    for _ in range(2):
+        PASSES.clear()
+        with pytest.raises(ValueError, match="this network takes no such image"):
+            explain("gradcam", model, image)
+        assert _whole() == [True, False]
+    model.middle = nn.Identity()
+    explain("gradcam", model, image)
+    assert _whole()[-1], "an error of another kind says nothing of the order"
+
+
+def test_memory_that_does_not_suffice_says_nothing_of_the_order() -> None:
+    def greedy(x: Tensor) -> Tensor:
+        if len(x) > 1 and x.shape[-1] > 16:
+            raise torch.OutOfMemoryError("not enough memory")
+        return x
+
+    model, image = Net(middle=greedy), _image()
+    with medviz.Probe(model, image, batch_size=4) as probe:
+        PASSES.clear()
+        probe.forward(_image(count=2), torch.zeros(2, dtype=torch.long))
+    assert _whole() == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Net(middle=nn.GroupNorm(2, 8)),
+        Net(middle=nn.InstanceNorm2d(8)),
+        Net().double(),
+        Net().bfloat16(),
+        nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(2 * 16 * 16, 3)),
+    ],
+    ids=["group norm", "instance norm", "double", "bfloat16", "no convolution"],
+)
+def test_others_are_not_asked(model: nn.Module) -> None:
+    image = _image().to(next(model.parameters()))
+    for _ in range(2):
+        calls: list[bool] = []
+        handle = model.register_forward_pre_hook(lambda _, given, calls=calls: calls.append(_is_last(given[0])))
+        explain("gradcam", model, image, layer="0" if isinstance(model, nn.Sequential) else None)
+        handle.remove()
+        assert calls == [False]
+
+
+def test_under_autocast_and_for_small_images_nothing_is_asked() -> None:
+    model = Net()
+    with torch.autocast("cpu"):
+        explain("gradcam", model, _image())
+    explain("gradcam", model, _image()[..., :64, :64])
+    assert [last for last, _ in PASSES] == [False, False]
+
+
+def test_a_network_for_images_of_one_size_is_not_asked() -> None:
+    class Fixed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[-1] != 128:
+                raise ValueError("no such image")
+            return super().forward(x)
+
+    explain("gradcam", Fixed(), _image())
+    assert _whole() == [False]
+
+
+def test_layers_with_large_weights_have_the_usual_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "_LARGE", 8 * 6 * 9)
+    model, image = Net(middle=nn.Conv2d(8, 8, 1)), _image()
+    seen: dict[str, bool] = {}
+    for name in ("first.0", "middle", "last.0"):
+        module = model.get_submodule(name)
+        # PyTorch calls hooks in their order: this one comes before that which changes the order, for the layer's input
+        module.register_forward_hook(lambda _, given, out, name=name: seen.update({name: _is_last(out)}))
+    explain("gradcam", model, image)
+    assert seen == {"first.0": True, "middle": True, "last.0": False}
+    assert not model.last[0]._forward_pre_hooks
+
+
+def test_plugins_get_activations_and_gradients_in_the_usual_order() -> None:
+    with medviz.Probe(Net(), _image(count=2), layers=["first", "middle", "last"]) as probe:
+        for layer in ("first", "middle", "last"):
+            assert probe.activation(layer).is_contiguous()
+            assert probe.gradient(layer, 1).is_contiguous()
+
+
+def test_targets_get_outputs_in_the_usual_order() -> None:
+    class Segmenting(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            PASSES.append((_is_last(x), x.shape[-1]))
+            result: Tensor = self.last(self.first(x))
+            return result
+
+    def target(output: Tensor) -> Tensor:
+        return output.view(len(output), -1)[:, :1024].mean(1)
+
+    assert explain("gradcam", Segmenting(), _image(), target, layer="first").values.abs().max() > 0
+    assert _whole() == [True]
+
+
+def test_a_network_may_write_into_its_image() -> None:
+    class Writing(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(2))
+
+    for image in (_image(), _image().contiguous(memory_format=torch.channels_last)):
+        kept = image.clone()
+        with medviz.Probe(Writing(), image) as probe:
+            first = probe.output
+            assert torch.equal(probe.inputs, kept)
+            assert torch.equal(probe.forward(image), first)
+        assert torch.equal(image, kept)
+
+
+def test_what_others_hold_keeps_its_order() -> None:
+    maps = torch.randn(1, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    values = maps.clone()
+    view = maps[:, 1]
+    assert _is_last(usual_order(maps))
+    del view
+    same = usual_order(maps)
+    assert same is maps
+    assert maps.is_contiguous()
+    assert torch.equal(maps, values)
