@@ -49,6 +49,11 @@ def describe(plugin: Plugin, nested: bool = False) -> str:
         plugin: the instance.
         nested: it is a parameter of another plugin.
     """
+    return described(plugin, origin(plugin), nested)
+
+
+def described(plugin: Plugin, entry: Entry, nested: bool = False) -> str:
+    """Return the same of an instance whose `origin` is known: to ask for that is to look at the installed packages."""
     changed = {}
     for name, (value, default, kind) in parameters(plugin).items():
         if isinstance(value, Plugin):
@@ -60,7 +65,6 @@ def describe(plugin: Plugin, nested: bool = False) -> str:
             value = getattr(value, "__name__", type(value).__name__)
         if repr(value) != repr(default):
             changed[name] = value
-    entry = origin(plugin)
     return plugin_strings.written(entry.full_name if entry.shared else entry.name, changed, nested)
 
 

@@ -160,8 +160,8 @@ def _explainers(explainers: Any) -> list[_Asked]:
     chosen = [registry.resolve("explainers", one) for one in given]
     asked = []
     for explainer in chosen:
-        entry, text = naming.origin(explainer), naming.describe(explainer)
-        asked.append(_Asked(_seeded(explainer), text, entry))
+        entry = naming.origin(explainer)
+        asked.append(_Asked(_seeded(explainer), naming.described(explainer, entry), entry))
     return asked
 
 
