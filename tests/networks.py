@@ -27,7 +27,9 @@ TOLERANCE = {"cuda": 1e-4} | dict.fromkeys(["cpu", *faraway.DEVICES], 1e-5)
 
 def explain(name: str, model: nn.Module, image: Any, target: Any = None, **parameters: Any) -> medviz.Attribution:
     """Explain by our own explainer, whatever else is installed under its name."""
-    options = {key: parameters.pop(key) for key in ("output", "batch_size", "model_args") if key in parameters}
+    options = {
+        key: parameters.pop(key) for key in ("output", "batch_size", "model_args", "compiled") if key in parameters
+    }
     explainer = medviz.get_explainer(f"medviz-xai/{name}", **parameters)
     result = explainer(model, image, target, **options)
     assert isinstance(result, medviz.Attribution)

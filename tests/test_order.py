@@ -191,6 +191,10 @@ def _stored(x: Tensor) -> Tensor:
     return x + flat.cumsum(0).view(x.shape) / x.numel()
 
 
+def _view_of_several(x: Tensor) -> Tensor:
+    return _view_of_large(x) if len(x) > 1 else x - 0.1
+
+
 PARTICULAR: dict[str, Callable[[Tensor], Tensor]] = {
     "as_strided": _as_if_contiguous,
     "view": _view,
@@ -219,6 +223,35 @@ def test_a_network_that_counts_on_the_usual_order_gets_it(
             assert torch.equal(explain(kind, model, image, 1, **numbers).values, expected.values)
     assert not any(_whole()), "the second time it is known"
     assert "order in memory" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["rise", "scorecam"])
+def test_where_a_pass_of_perturbed_copies_fails_it_is_made_again(
+    name: str, usually: Callable[..., medviz.Attribution]
+) -> None:
+    model, image = Net(middle=_view_of_several), _image()
+    parameters = {"n_masks": 20, "seed": 0} if name == "rise" else {}
+    got = explain(name, model, image, 1, **parameters)
+    assert _whole()[0]
+    assert not _whole()[-1]
+    check_close(got.values, usually(name, model, image, 1, **parameters).values, 1e-4)
+
+
+def test_a_volume_alone_says_nothing_of_several(usually: Callable[..., medviz.Attribution]) -> None:
+    """PyTorch runs some convolutions of a single volume in a way of its own, which returns the usual order."""
+
+    class Thin(Net):
+        def __init__(self) -> None:
+            super().__init__(3, _volumes_as_if_contiguous)
+            self.first = nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), nn.ReLU())
+
+    seeded(model := Thin())
+    got = explain("gradcam", model, _image(3, 2), 1)
+    check_close(got.values, usually("gradcam", model, _image(3, 2), 1).values)
+
+
+def _volumes_as_if_contiguous(x: Tensor) -> Tensor:
+    return x.as_strided(x.shape, torch.empty(x.shape, device="meta").stride())
 
 
 def test_a_random_network_keeps_the_usual_order() -> None:
@@ -255,6 +288,51 @@ def test_what_fails_in_both_orders_is_the_users_error() -> None:
     model.middle = nn.Identity()
     explain("gradcam", model, image)
     assert _whole()[-1], "an error of another kind says nothing of the order"
+
+
+def test_after_an_error_of_the_network_a_probe_goes_on_as_before() -> None:
+    with medviz.Probe(model := Net(), _image()) as probe:
+        assert probe.output.isfinite().all()
+        model.middle = Broken()
+        with pytest.raises(ValueError, match="not today"):
+            probe.forward(_image())
+        model.middle = nn.Identity()
+        probe.forward(_image())
+    assert _whole() == [True, True, False, True]
+
+
+class Broken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("not today")
+
+
+def test_the_pass_that_lists_layers_is_made_again_too() -> None:
+    with medviz.Probe(Net(middle=_view_of_large), _image()) as probe:
+        assert [layer.name for layer in probe.layers()][-1] == "head.2"
+    assert _whole() == [True, False, False]
+
+
+def test_the_question_is_not_remembered_by_the_network() -> None:
+    class Remembering(Net):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x) + self.calls
+
+    with medviz.Probe(model := Remembering(), _image()) as probe:
+        assert torch.equal(probe.forward(_image()), probe.output)
+        first = probe.output
+    assert model.calls == 0
+    with torch.no_grad():
+        check_close(first, model.eval()(_image()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own parts
+def test_what_is_compiled_has_the_usual_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    explain("rise", Net(), _image(), 1, n_masks=16, seed=0, batch_size=4, compiled=True)
+    assert _whole() == [True, True, False, False, False, False], "the clean pass, the proof, and what is compiled"
 
 
 def test_memory_that_does_not_suffice_says_nothing_of_the_order() -> None:
@@ -324,10 +402,13 @@ def test_layers_with_large_weights_have_the_usual_order(monkeypatch: pytest.Monk
 
 
 def test_plugins_get_activations_and_gradients_in_the_usual_order() -> None:
-    with medviz.Probe(Net(), _image(count=2), layers=["first", "middle", "last"]) as probe:
-        for layer in ("first", "middle", "last"):
-            assert probe.activation(layer).is_contiguous()
-            assert probe.gradient(layer, 1).is_contiguous()
+    layers = ["first", "middle", "last"]
+    for graph in (False, True):
+        with medviz.Probe(Net(), _image(count=2), layers=layers, graph=graph) as probe:
+            assert all(probe.activation(layer).is_contiguous() for layer in layers)
+            assert _whole()[-1]
+            if graph:
+                assert all(probe.gradient(layer, 1).is_contiguous() for layer in layers)
 
 
 def test_targets_get_outputs_in_the_usual_order() -> None:
@@ -340,8 +421,13 @@ def test_targets_get_outputs_in_the_usual_order() -> None:
     def target(output: Tensor) -> Tensor:
         return output.view(len(output), -1)[:, :1024].mean(1)
 
-    assert explain("gradcam", Segmenting(), _image(), target, layer="first").values.abs().max() > 0
-    assert _whole() == [True]
+    with medviz.Probe(Segmenting(), _image(), graph=False) as probe:
+        assert probe.output.is_contiguous()
+        assert probe.forward(_image()).is_contiguous()
+    for method, parameters in (("gradcam", {"layer": "first"}), ("gradcam", {"layer": "last.0"}), ("scorecam", {})):
+        PASSES.clear()
+        assert explain(method, Segmenting(), _image(), target, **parameters).values.abs().max() > 0
+        assert _whole()[0]
 
 
 def test_a_network_may_write_into_its_image() -> None:

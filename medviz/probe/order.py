@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -63,16 +62,9 @@ class Order:
     @contextlib.contextmanager
     def passing(self) -> Iterator[None]:
         """Give the convolutions with large weights maps in the usual order, during the block: a pass."""
-        here = threading.get_ident()
-
-        def usual(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            if threading.get_ident() != here or not args or not isinstance(args[0], Tensor):
-                return None
-            return args[0].contiguous(), *args[1:]
-
         handles: list[Any] = []
         try:
-            handles += [module.register_forward_pre_hook(usual) for module in self.large if self.channels_last]
+            handles += [module.register_forward_pre_hook(_usual) for module in self.large if self.channels_last]
             yield
         finally:
             for handle in handles:
@@ -126,6 +118,10 @@ def of(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> Order:
     if _answers.get(model, (None, False))[0] != asked:
         remember(_gives_the_same(runner, attrs.evolve(runner, order=made), images, found))
     return made if _answers[model][1] else Order()
+
+
+def _usual(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    return (args[0].contiguous(), *args[1:]) if args and isinstance(args[0], Tensor) else None
 
 
 def usual_order(maps: Tensor) -> Tensor:
