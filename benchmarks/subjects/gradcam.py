@@ -9,13 +9,14 @@ from functools import partial
 from benchmarks import alone
 from benchmarks.agreement import agree, said
 from benchmarks.methods import gradcams
-from benchmarks.networks import NETWORKS, inference, own
+from benchmarks.networks import NETWORKS, channels_last, inference, own
 from benchmarks.options import Options
 from benchmarks.rows import Case, Row
 from benchmarks.timing import Spread, Times, interleaved, medians, ratio
 
 _TOLERANCE = 1e-3  # of the largest value: peers sum in another order
 _FASTER = "gradcam peers"
+_BARE = ("inference", "inference, channels last")
 _CASES = [  # network, edge, edge when quick, layer: None: the deepest
     ("3-D ResNet18", 64, 48, None),
     ("3-D ResNet18", 64, 48, "layer2"),
@@ -39,14 +40,15 @@ def _compare(name: str, edge: int, layer: str | None, line: str, title: str, opt
     model, image = network.model(options.device), network.image(edge, options.device)
     methods = gradcams(model, layer or network.deepest)
     found = agree({name: method.raw(image) for name, method in methods.items()}, _TOLERANCE, scaled=True)
-    ways = {"inference": partial(inference, own(model), image)}
+    last = [channels_last(own(model), network.nd), channels_last(image, network.nd)]
+    ways = dict(zip(_BARE, (partial(inference, own(model), image), partial(inference, *last)), strict=True))
     ways |= {name: partial(method.run, image) for name, method in methods.items()}
     times = interleaved(ways, options.rounds(15), options.device)
     note = f"maps {said(found)}; {options.rounds(15)} rounds"
     yield Row(line, title, ratio(times, "medviz", "inference"), medians(times), note)
-    peers = {peer: taken for peer, taken in medians(times).items() if peer not in ("inference", "medviz")}
-    for peer in peers:
-        yield Row("", f"{title}: {peer} / inference", ratio(times, peer, "inference"))
+    for other in [way for way in ways if way not in ("inference", "medviz")]:
+        yield Row("", f"{title}: {other} / inference", ratio(times, other, "inference"))
+    peers = {peer: taken for peer, taken in medians(times).items() if peer not in (*_BARE, "medviz")}
     if peers:
         yield _against(min(peers, key=lambda peer: peers[peer]), times, name, edge, layer, title, options)
 
