@@ -10,7 +10,7 @@ class PluginError(ValueError):
     """A plugin is unknown, ambiguous, broken, wrongly configured, or does not keep the contract of its kind."""
 
 
-def first_line(err: Exception) -> str:
+def first_line(err: BaseException) -> str:
     """Return what an error says first; what follows is for those who wrote what raised it."""
     return str(err).partition("\n")[0]
 

@@ -20,6 +20,7 @@ from medviz.probe.cut import Cut
 from medviz.probe.failures import is_out_of_memory
 from medviz.probe.gradients import behind, gradients
 from medviz.probe.layers import module_of, refuse_scripted
+from medviz.probe.order import Order
 from medviz.probe.rolling import RollingCut
 from medviz.probe.runner import Runner
 from medviz.probe.starts import Starts
@@ -36,13 +37,14 @@ class CleanPass:
 
     Args:
         runner: the model.
+        order: in which the numbers of its maps lie in memory.
         inputs: the clean images `(B, C, *S)`.
         wanted: the layers that will be asked for; None among them: the automatic choice.
         graph: whether gradients will be asked for.
     """
 
-    def __init__(self, runner: Runner, inputs: Tensor, wanted: Sequence[str | None], graph: bool) -> None:
-        self._runner = runner
+    def __init__(self, runner: Runner, order: Order, inputs: Tensor, wanted: Sequence[str | None], graph: bool) -> None:
+        self._runner, self._order = runner, order
         self._inputs = inputs
         self._index = torch.arange(len(inputs), device=inputs.device)
         self._wanted = list(dict.fromkeys(wanted))
@@ -75,7 +77,7 @@ class CleanPass:
         if name not in cut.tensors or (graph and not cut.starts):
             _log.info("layer %r was not named before the forward pass: one more pass", name)
             self._graph = self._graph or graph
-            _, cut = self._done = self._capture([*cut.tensors, name])
+            _, cut = self._done = self._order.tried(lambda: self._capture([*cut.tensors, name]))
             self._gradients.clear()
         return cut.tensors[name]
 
@@ -101,7 +103,7 @@ class CleanPass:
             rolling = RollingCut(model, self._inputs, self._starts if graph else None)
             return rolling, self._run(graph, rolling)
 
-        rolling, output = self._runner.order.tried(run)
+        rolling, output = self._order.tried(run)
         self._follow(rolling)
         return rolling, output
 
@@ -123,7 +125,7 @@ class CleanPass:
     def _result(self) -> tuple[Tensor, Cut]:
         if self._done is None:
             find = self._find if None in self._wanted else functools.partial(self._capture, self._wanted)
-            self._done = self._runner.order.tried(lambda: self._tried(find))
+            self._done = self._order.tried(lambda: self._tried(find))
             self._earlier_output = None
         return self._done
 
@@ -136,7 +138,8 @@ class CleanPass:
                 raise
             self._starts.followed = False
             _log.info("views of the layers' outputs are not followed: %s", first_line(err))
-            self._done = None if self._done is None else self._capture(list(self._done[1].tensors))
+            names = None if self._done is None else list(self._done[1].tensors)
+            self._done = None if names is None else self._order.tried(lambda: self._capture(names))
             return work()
 
     def _find(self) -> tuple[Tensor, Cut]:
@@ -217,15 +220,16 @@ class CleanPass:
     def _cut(self, names: Iterable[str | None]) -> Cut:
         modules = {name: module_of(self._runner.model, name) for name in names if name is not None}
         graph = self._graph and (bool(modules) or None in self._wanted)
-        return Cut(modules, self._starts if graph else None, usual=self._runner.order.channels_last)
+        return Cut(modules, self._starts if graph else None, usual=self._order.channels_last)
 
     def _run(self, graph: bool, *watching: Cut | RollingCut | Ways) -> Tensor:
+        """Run the clean images, inside of `tried`."""
         self._runner.begin(again=self._earlier_output is not None)
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(graph))
             for watch in watching:
                 stack.enter_context(watch.hooks())
-            output = check_finite(self._runner.run(self._inputs, self._index), "the model's output")
+            output = check_finite(self._order.run(self._inputs, self._index), "the model's output")
         if self._done is None:
             self._earlier_output = output.detach()
         return output
@@ -243,7 +247,8 @@ class CleanPass:
             except CheckpointError:
                 if self._is_repeatable:
                     raise
-                self._done = self._capture(list(cut.tensors))  # a rolling cut cannot be made twice in the same way
+                # a rolling cut cannot be made twice in the same way
+                self._done = self._order.tried(lambda: self._capture(list(cut.tensors)))
                 return self._backward(target)
         return dict(zip(cut.edges, found, strict=True))
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from medviz.errors import first_line
-from medviz.probe.order import Order
 from medviz.probe.runner import Runner
 
 _log = logging.getLogger("medviz")
@@ -76,7 +75,7 @@ class CompiledPasses:
         mode = self.compiled if isinstance(self.compiled, str) else None
         try:
             model: Any = torch.compile(self.runner.model, mode=mode, dynamic=False)
-            fast = attrs.evolve(self.runner, model=model, order=Order())
+            fast = attrs.evolve(self.runner, model=model)
             made = self._run(fast, images, index)
         except torch.OutOfMemoryError:
             raise

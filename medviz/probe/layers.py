@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from medviz.errors import suggest
 from medviz.probe.outputs import replace_tensor
+from medviz.probe.watch import unwatched
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm)  # along the last axis
 _CHANNELS = ("in_channels", "out_channels", "num_features", "num_channels")
@@ -150,7 +151,10 @@ def hooked(hooks: Sequence[tuple[nn.Module, Hook]], everywhere: bool = False) ->
     @functools.cache  # one for all modules that share a hook: hundreds of small objects wake the garbage collector
     def of_this_pass(hook: Hook) -> Any:
         def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            return hook(module, (args, kwargs), output) if everywhere or threading.get_ident() == here else None
+            if not everywhere and threading.get_ident() != here:
+                return None
+            with unwatched():
+                return hook(module, (args, kwargs), output)
 
         return called
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from medviz.errors import first_line
-from medviz.probe.asking import smaller, widest
 from medviz.probe.failures import is_out_of_memory
 from medviz.probe.guard import untouched
 from medviz.probe.models import modules
@@ -17,6 +16,7 @@ from medviz.tensors import of_each_output, wide
 
 _log = logging.getLogger("medviz")
 _STEPS = (8, 4, 2, 1)  # every so manieth voxel along each axis: whether rows are mixed does not depend on their size
+_LEAST = 256  # voxels: of fewer, all may lie where nothing changes, such as below the bend of a ReLU
 # where in the range of an image its copy's values lie: not about the middle, for another mean; and narrower, where an
 # image has so few values that the first leaves them all
 _RANGES = ((0.1, 0.7), (0.2, 0.4))
@@ -46,9 +46,14 @@ def mixes_rows(runner: Runner, images: Tensor) -> bool:
     """
     if has_norms_over_rows(runner.model):
         return True
-    which = widest(images)
+    values = images.flatten(1)
+    which = int((values.amax(1) - values.amin(1)).argmax())
     with untouched(modules(runner.model)), torch.no_grad():  # it may keep something that suits the smaller images
-        for small in smaller(images[which : which + 1], _STEPS):
+        for step in _STEPS:
+            every = (slice(which, which + 1), ..., *[slice(None, None, step)] * (images.ndim - 2))
+            small = images[every]  # type: ignore[index]
+            if small[0, 0].numel() < _LEAST and step > 1:
+                continue
             mixes = _Asked(runner, small, which).answer()
             if mixes is not None:
                 return mixes

@@ -58,13 +58,14 @@ class Opened:
             stack.enter_context(models.eager())
             stack.enter_context(in_turn(runner.model))
             between = BetweenPasses(stack.enter_context(untouched(found)))
+            runner = attrs.evolve(runner, begin=between)
             inputs = images.detach().to(runner.device, runner.dtype, copy=True)
-            runner = attrs.evolve(runner, begin=between, order=order.of(runner, inputs, found))
-            clean = CleanPass(runner, inputs, layers, graph)
+            lie = order.of(runner, inputs, found)
+            clean = CleanPass(runner, lie, inputs, layers, graph)
             stack.callback(clean.close)
             between.differs = clean.differs
             stack.callback(between.close)
             batches = Batches(runner, inputs, batch_size, progress)
             passes = CompiledPasses(runner, compiled) if compiled else None
-            perturbed = PerturbedPasses(runner, clean, batches, passes, PatchedPasses(runner))
+            perturbed = PerturbedPasses(runner, lie, clean, batches, passes, PatchedPasses(runner))
             return cls(stack.pop_all(), found, runner, between, inputs, clean, batches, perturbed)

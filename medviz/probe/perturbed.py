@@ -15,6 +15,7 @@ from medviz.probe.clean import CleanPass
 from medviz.probe.compiled import CompiledPasses
 from medviz.probe.cut import Replace
 from medviz.probe.layers import module_of
+from medviz.probe.order import Order
 from medviz.probe.patched import Patched, PatchedPasses, Prepared
 from medviz.probe.quicker import Quicker, Way, after, is_timed
 from medviz.probe.runner import Runner
@@ -37,6 +38,7 @@ class PerturbedPasses:
 
     Args:
         runner: the model.
+        order: in which the numbers of its maps lie in memory.
         clean: the pass over the clean images, which knows how often each layer is called.
         batches: how many rows at once.
         compiled: passes by `torch.compile`; None: nobody asked for them.
@@ -44,6 +46,7 @@ class PerturbedPasses:
     """
 
     runner: Runner
+    order: Order
     clean: CleanPass
     batches: Batches
     compiled: CompiledPasses | None
@@ -101,12 +104,12 @@ class PerturbedPasses:
             output = replaced.run(lambda: runner.run(inputs[rows], index[rows]))
             return _kept(output, index[rows], reduce)
 
-        return lambda rows: self.runner.order.tried(lambda: run(rows))
+        return lambda rows: self.order.tried(lambda: run(rows))
 
-    def _whole(self, rows: int, hooked: bool) -> Runner | CompiledPasses:
+    def _whole(self, rows: int, hooked: bool) -> Order | CompiledPasses:
         """What makes whole passes: a compiled model calls no hooks, and one pass is not worth compiling for."""
         if self.compiled is None or hooked or rows <= self.batches.rows_at_once(graph=False):
-            return self.runner
+            return self.order
         return self.compiled
 
 

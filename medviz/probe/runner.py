@@ -15,7 +15,6 @@ from medviz.probe import models, outputs
 from medviz.probe.copies import copy_on_write
 from medviz.probe.failures import clearer
 from medviz.probe.gradients import gradients
-from medviz.probe.order import Order
 from medviz.targets import FixedTarget
 from medviz.tensors import wide
 
@@ -34,7 +33,6 @@ class Runner:
         choose: which part of its output is meant.
         autocast: what the model's operations are cast to, or None.
         begin: called before each pass, where no hooks of the pass are in place yet.
-        order: in which the numbers of its maps lie in memory, where a pass gets a copy of the rows.
     """
 
     model: nn.Module
@@ -44,26 +42,32 @@ class Runner:
     choose: Callable[[Any], Tensor] | str | int | None = None
     autocast: torch.dtype | None = None
     begin: Callable[..., None] = lambda again=False: None
-    order: Order = attrs.field(factory=Order)
 
-    def run(self, images: Tensor, index: Tensor, copy: bool = True) -> Tensor:
+    def run(
+        self,
+        images: Tensor,
+        index: Tensor,
+        copy: bool = True,
+        around: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 (it holds nothing)
+    ) -> Tensor:
         """Return the output `(M, N, …)` for `(M, C, *S)`; row i gets the model arguments of image `index[i]`.
 
         Args:
             images: the rows; a copy of them goes in, for a model may work in place on its input.
             index: `(M,)`.
             copy: False: the rows themselves go in.
+            around: the call of the model alone.
 
         Raises:
             ValueError: the output has not one row for each image, or is no floating tensor.
         """
         moved = images.to(self.device, self.dtype)
-        images = self.order.copy(moved) if copy else moved
+        images = copy_on_write(moved) if copy and moved is images else moved
         args, kwargs = self.arguments.at(index, self.device)
-        with self.casting(), self.order.passing() if copy else contextlib.nullcontext():
-            output = outputs.select(self._call(images, *args, **kwargs), self.choose)
-        if copy and self.order.channels_last:
-            output = output.contiguous()  # a target may count on it
+        with self.casting():
+            with around:
+                made = self._call(images, *args, **kwargs)
+            output = outputs.select(made, self.choose)
         if not output.requires_grad:
             output = output.clone()  # the next pass of an engine or a CUDA graph may write over what this one returns
         if len(output) != len(images):

@@ -1,0 +1,166 @@
+"""Watch a pass for operations that may do something else where the channels of maps come last in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+
+_LARGE = 2**19  # numbers in a weight: to bring more of them into another order takes longer than a convolution gains
+_watching = threading.local()
+
+
+class UnknownOperationError(BaseException):
+    """A network does what is not known to be the same in both orders; no error, so that it catches none."""
+
+
+class Watch(TorchFunctionMode):
+    """Let through the operations that give the same in both orders, and stop the pass at any other, during the block.
+
+    The same are those that compute; that return a view, or a copy, in whatever order; and that write in place. Some
+    return a view or a copy as the order has it, such as `reshape`: what is written in place then, into that memory or
+    into what it was made of, is seen in other places. That stops the pass too.
+
+    Convolutions with a large weight get maps in the usual order, and what follows has it too: for each pass PyTorch
+    brings the weight into the order of the map.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._either: dict[
+            int, StorageWeakRef
+        ] = {}  # memory of what is a view in one order only; no other takes its key
+        self._stopped_at: str | None = None
+
+    def __enter__(self) -> Any:
+        _watching.on = True
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        _watching.on = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        rule = _RULES.get(func)
+        if rule is None or "out" in kwargs:
+            raise self.stop(func)
+        return rule(self, func, args, kwargs)
+
+    def stop(self, func: Any) -> UnknownOperationError:
+        """Return what is to be raised, which a network may catch all the same."""
+        owner = getattr(func, "__self__", func)  # of a property the attribute, and not its `__get__`
+        self._stopped_at = str(getattr(owner, "__name__", getattr(func, "__name__", func)))
+        return UnknownOperationError(f"{self._stopped_at!r} may do something else")
+
+    def check(self) -> None:
+        """Raise what was raised in the pass, if the network has caught it."""
+        if self._stopped_at is not None:
+            raise UnknownOperationError(f"{self._stopped_at!r} may do something else")
+
+    def write(self, func: Any, tensor: Any) -> None:
+        """Stop where an operation writes to memory that others see in one order only."""
+        if self._either and isinstance(tensor, Tensor) and _memory(tensor) in self._either:
+            raise self.stop(func)
+
+    def share(self, *tensors: Tensor) -> None:
+        """Note memory that may be shared in one order only."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._either[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+
+
+def unwatched() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which nothing is watched: what we do ourselves in a pass."""
+    return torch._C.DisableTorchFunction() if getattr(_watching, "on", False) else _nothing
+
+
+_nothing = contextlib.nullcontext()
+
+
+def _memory(tensor: Tensor) -> int:
+    memory: int = tensor.untyped_storage()._cdata
+    return memory
+
+
+Rule = Callable[[Watch, Any, Any, Any], Any]
+
+
+def _same(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
+    """It gives the same."""
+    return func(*args, **kwargs)
+
+
+def _in_place(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
+    """It writes to what it is called on."""
+    watch.write(func, args[0] if args else None)
+    return func(*args, **kwargs)
+
+
+def _perhaps_in_place(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
+    """It writes to its input where it is told so; by position or by name."""
+    if any(value is True for value in (*args[1:], *kwargs.values())):
+        watch.write(func, args[0] if args else kwargs.get("input"))
+    return func(*args, **kwargs)
+
+
+def _either(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
+    """It returns a view or a copy, as the order has it."""
+    made = func(*args, **kwargs)
+    given = args[0] if args else kwargs["input"]
+    watch.share(given, made)
+    return made
+
+
+def _convolution(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
+    if len(args) > 1 and args[1].numel() >= _LARGE:
+        args = (args[0].contiguous(), *args[1:])
+    return func(*args, **kwargs)
+
+
+def _only_in_eval(position: int, default: bool) -> Rule:
+    """Return the rule of what does the same unless it is `training`: it draws numbers then, or is less precise."""
+
+    def rule(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
+        if args[position] if len(args) > position else kwargs.get("training", default):
+            raise watch.stop(func)
+        return _perhaps_in_place(watch, func, args, kwargs)
+
+    return rule
+
+
+def _named(names: str, rule: Rule) -> dict[Any, Rule]:
+    """Return the rule of functions and methods, wherever PyTorch has them under these names."""
+    places: Iterable[Any] = (torch, torch._C._nn, F, Tensor)
+    found = (getattr(place, name, None) for name in names.split() for place in places)
+    return dict.fromkeys(filter(callable, found), rule)
+
+
+_RULES: dict[Any, Rule] = {
+    **{kind.__get__: _same for _, kind in inspect.getmembers(Tensor, inspect.isgetsetdescriptor)},
+    **_named("size dim numel __len__ is_floating_point is_complex", _same),
+    **_named("linear conv_transpose1d conv_transpose2d conv_transpose3d matmul bmm einsum", _same),
+    **_named("max_pool2d max_pool3d _max_pool2d _max_pool3d avg_pool2d avg_pool3d adaptive_avg_pool2d", _same),
+    **_named("adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d _adaptive_max_pool2d", _same),
+    **_named("_adaptive_max_pool3d interpolate pad prelu gelu sigmoid tanh softmax log_softmax softplus", _same),
+    **_named("cat concat concatenate stack chunk split unbind narrow select __getitem__ repeat clone detach", _same),
+    **_named("view view_as permute transpose movedim squeeze unsqueeze expand expand_as unflatten float", _same),
+    **_named("add sub mul div true_divide neg pow sqrt rsqrt exp log abs square clamp clamp_min clamp_max", _same),
+    **_named("__rsub__ __rdiv__ mean sum minimum maximum", _same),
+    **_named("zeros ones full zeros_like ones_like full_like arange tensor as_tensor", _same),
+    **_named("add_ sub_ mul_ div_ relu_ sigmoid_ tanh_ clamp_ leaky_relu_ elu_ hardtanh_", _in_place),
+    **_named("__setitem__ copy_ fill_ zero_", _in_place),
+    **_named("relu relu6 leaky_relu elu selu celu silu mish hardswish hardsigmoid hardtanh", _perhaps_in_place),
+    **_named("flatten reshape reshape_as ravel contiguous", _either),
+    **_named("conv1d conv2d conv3d", _convolution),
+    **_named("batch_norm", _only_in_eval(5, True)),
+    **_named("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout", _only_in_eval(2, True)),
+}
