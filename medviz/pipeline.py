@@ -54,7 +54,7 @@ def explain(
 
     The automatic layer needs a second pass for a segmentation network, and one more, to find out which layers lead to
     the output, where there are several outputs or the method needs no gradient; methods that perturb the image or
-    sample make their own. On a CPU a network is asked once, on a tiny image, in which order its maps may lie in memory.
+    sample make their own.
 
     Args:
         model: the network; it runs in eval mode and is afterwards exactly as it was.

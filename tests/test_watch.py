@@ -37,7 +37,7 @@ def _with_itself(name: str) -> Call:
 
 
 _PLAIN = "size dim numel __len__ is_floating_point is_complex clone detach float neg exp abs"
-_PLAIN += " square tanh sigmoid sigmoid_ tanh_ mean sum unbind flatten ravel contiguous zero_ relu_"
+_PLAIN += " square tanh sigmoid sigmoid_ tanh_ mean sum unbind flatten ravel contiguous zero_ relu_ amax amin cpu"
 _TWO = "add sub mul div true_divide minimum maximum add_ sub_ mul_ div_ copy_ view_as reshape_as expand_as"
 _ACTIVATIONS = "relu relu6 leaky_relu elu selu celu silu mish hardswish hardsigmoid hardtanh gelu softplus leaky_relu_"
 _ACTIVATIONS += " elu_ hardtanh_"
@@ -53,6 +53,8 @@ EITHER: dict[str, Call] = {  # of maps with two axes and with three
     **{name: _method(name, 0.1) for name in ("clamp_min", "clamp_max", "fill_")},
     **{name: lambda x, name=name: getattr(torch, name)(len(x)) for name in _MADE.split()},  # type: ignore[misc]
     **{name: lambda x, name=name: getattr(torch, name)(x) for name in ("zeros_like", "ones_like")},  # type: ignore[misc]
+    "to": lambda x: x.to(torch.float64),
+    "item": lambda x: x.sum().item(),
     "full": lambda x: torch.full((2, 3), len(x)),
     "full_like": lambda x: torch.full_like(x, 0.5),
     "sqrt": lambda x: x.abs().sqrt(),

@@ -18,7 +18,7 @@ from medviz.probe.copies import copy_on_write
 from medviz.probe.failures import is_out_of_memory
 from medviz.probe.runner import Runner
 from medviz.probe.starts import holders_of
-from medviz.probe.watch import UnknownOperationError, Watch
+from medviz.probe.watch import UnknownOperationError, Watch, stop_where_shared
 
 _T = TypeVar("_T")
 _log = logging.getLogger("medviz")
@@ -103,5 +103,6 @@ def _is_quicker(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> b
 def usual_order(maps: Tensor) -> Tensor:
     """Return maps that nobody else holds in the usual order, as the same object; and others as they are."""
     if order(maps) != torch.contiguous_format and holders_of(maps) == 1:
+        stop_where_shared(maps)
         maps.data = maps.contiguous()
     return maps

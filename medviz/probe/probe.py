@@ -35,8 +35,7 @@ class Probe:
 
     The first question makes one forward pass, in which everything below the shallowest of `layers` runs without a
     graph. Activations, gradients and the output come from that pass; each target costs one backward pass over the part
-    above. A layer that was not named costs one more forward pass. On a CPU a network is asked once, on a tiny image, in
-    which order its maps may lie in memory.
+    above. A layer that was not named costs one more forward pass.
 
     Args:
         model: the network. `torch.compile` and data-parallel wrappers are taken off; the model is never moved.

@@ -41,19 +41,19 @@ class Watch(TorchFunctionMode):
         self._stopped_at: str | None = None
 
     def __enter__(self) -> Any:
-        _watching.on = True
+        _watching.watch = self
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
-        _watching.on = False
+        _watching.watch = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         rule = _RULES.get(func)
         if rule is None or "out" in kwargs:
             raise self.stop(func)
-        return rule(self, func, args, kwargs)
+        return func(*args, **kwargs) if rule is _same else rule(self, func, args, kwargs)
 
     def stop(self, func: Any) -> UnknownOperationError:
         """Return what is to be raised, which a network may catch all the same."""
@@ -80,10 +80,21 @@ class Watch(TorchFunctionMode):
 
 def unwatched() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which nothing is watched: what we do ourselves in a pass."""
-    return torch._C.DisableTorchFunction() if getattr(_watching, "on", False) else _nothing
+    return _nothing if _watch() is None else torch._C.DisableTorchFunction()
 
 
 _nothing = contextlib.nullcontext()
+
+
+def stop_where_shared(tensor: Tensor) -> None:
+    """Stop a pass that is watched where others may see the memory of a tensor in one order only."""
+    if (watch := _watch()) is not None:
+        watch.write(stop_where_shared, tensor)
+
+
+def _watch() -> Watch | None:
+    watch: Watch | None = getattr(_watching, "watch", None)
+    return watch
 
 
 def _memory(tensor: Tensor) -> int:
@@ -154,12 +165,12 @@ _RULES: dict[Any, Rule] = {
     **_named("cat concat concatenate stack chunk split unbind narrow select __getitem__ repeat clone detach", _same),
     **_named("view view_as permute transpose movedim squeeze unsqueeze expand expand_as unflatten float", _same),
     **_named("add sub mul div true_divide neg pow sqrt rsqrt exp log abs square clamp clamp_min clamp_max", _same),
-    **_named("__rsub__ __rdiv__ mean sum minimum maximum", _same),
+    **_named("__rsub__ __rdiv__ mean sum amax amin minimum maximum item", _same),
     **_named("zeros ones full zeros_like ones_like full_like arange tensor as_tensor", _same),
     **_named("add_ sub_ mul_ div_ relu_ sigmoid_ tanh_ clamp_ leaky_relu_ elu_ hardtanh_", _in_place),
     **_named("__setitem__ copy_ fill_ zero_", _in_place),
     **_named("relu relu6 leaky_relu elu selu celu silu mish hardswish hardsigmoid hardtanh", _perhaps_in_place),
-    **_named("flatten reshape reshape_as ravel contiguous", _either),
+    **_named("flatten reshape reshape_as ravel contiguous to cpu", _either),
     **_named("conv1d conv2d conv3d", _convolution),
     **_named("batch_norm", _only_in_eval(5, True)),
     **_named("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout", _only_in_eval(2, True)),
