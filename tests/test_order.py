@@ -588,3 +588,48 @@ def test_a_layer_that_returns_its_map_and_a_view_of_it(usually: Callable[..., me
         order._usual.clear()
         got = explain("gradcam", model, _image(), 1, layer=layer)
         check_close(got.values, usually("gradcam", model, _image(), 1, layer=layer).values)
+
+
+@pytest.mark.parametrize(
+    "output", [lambda o: o.view(len(o), -1), lambda o: o.flatten(1).mul_(2), "map"], ids=["view", "written", "key"]
+)
+def test_what_is_chosen_of_the_output_is_watched_too(
+    output: Callable[[Tensor], Tensor] | str, usually: Callable[..., medviz.Attribution]
+) -> None:
+    class Segmenting(Net):
+        def forward(self, x: Tensor) -> dict[str, Tensor] | Tensor:
+            maps: Tensor = self.last(self.first(x))
+            return {"map": maps, "other": maps.mean()} if output == "map" else maps
+
+    def target(made: Tensor) -> Tensor:
+        return made.flatten(1)[:, 5]
+
+    model, image = Segmenting(), _image()
+    got = explain("rise", model, image, target, output=output, n_masks=8, seed=0)
+    check_close(got.values, usually("rise", model, image, target, output=output, n_masks=8, seed=0).values, 1e-4)
+
+
+def test_a_replaced_map_is_not_written_where_a_view_of_it_was_copied() -> None:
+    class Both(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = x * 1.0
+            return y, y.flatten(1)
+
+    class WithBoth(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = Both()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, flat = self.both(self.first(x))
+            result: Tensor = self.head(self.last(y + flat.reshape(y.shape)))
+            return result
+
+    outputs = []
+    for known in (False, True):
+        model = WithBoth()
+        if known:
+            order._usual.add(model)
+        with medviz.Probe(model, _image(), layers=["both"], graph=False) as probe:
+            outputs.append(probe.forward(_image(), replace={"both": probe.activation("both") * 0.3}))
+    check_close(*outputs)

@@ -18,6 +18,7 @@ from medviz.probe.layers import Hook, hand_on, hooked
 from medviz.probe.order import usual_order
 from medviz.probe.outputs import first_tensor
 from medviz.probe.starts import Starts, is_its_own, may_be_written
+from medviz.probe.watch import stop_where_shared
 
 
 class Cut:
@@ -147,6 +148,7 @@ class Replace:
     def _write(self, tensor: Tensor, new: Tensor) -> None:
         number = sum(self._called.values())
         gone = weakref.ref(tensor, lambda _: self._written.pop(number, None))
+        stop_where_shared(tensor)
         place = (tensor.size(), tensor.stride(), tensor.storage_offset())
         self._written[number] = _Written(gone, place, copy_on_write(tensor))
         tensor.copy_(new)

@@ -91,7 +91,8 @@ def of(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> Order:
 def _is_quicker(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> bool:
     if (runner.device.type, runner.dtype, runner.autocast) != ("cpu", torch.float32, None):
         return False
-    if images.ndim not in _CONVOLUTIONS or images[0, 0].numel() < _LEAST or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    kernels = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not kernels or images.ndim not in _CONVOLUTIONS or images[0, 0].numel() < _LEAST:
         return False
     kinds = set(map(type, found))
     norms = [kind for kind in kinds if "Norm" in kind.__name__ and "BatchNorm" not in kind.__name__]

@@ -56,7 +56,7 @@ class Runner:
             images: the rows; a copy of them goes in, for a model may work in place on its input.
             index: `(M,)`.
             copy: False: the rows themselves go in.
-            around: the call of the model alone.
+            around: the call of the model, and the choice of a part of its output.
 
         Raises:
             ValueError: the output has not one row for each image, or is no floating tensor.
@@ -64,10 +64,8 @@ class Runner:
         moved = images.to(self.device, self.dtype)
         images = copy_on_write(moved) if copy and moved is images else moved
         args, kwargs = self.arguments.at(index, self.device)
-        with self.casting():
-            with around:
-                made = self._call(images, *args, **kwargs)
-            output = outputs.select(made, self.choose)
+        with self.casting(), around:
+            output = outputs.select(self._call(images, *args, **kwargs), self.choose)
         if not output.requires_grad:
             output = output.clone()  # the next pass of an engine or a CUDA graph may write over what this one returns
         if len(output) != len(images):

@@ -35,9 +35,7 @@ class Watch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._either: dict[
-            int, StorageWeakRef
-        ] = {}  # memory of what is a view in one order only; no other takes its key
+        self._either: dict[int, StorageWeakRef] = {}  # memory of what may be a view in one order only; held by its key
         self._stopped_at: str | None = None
 
     def __enter__(self) -> Any:
@@ -89,7 +87,7 @@ _nothing = contextlib.nullcontext()
 def stop_where_shared(tensor: Tensor) -> None:
     """Stop a pass that is watched where others may see the memory of a tensor in one order only."""
     if (watch := _watch()) is not None:
-        watch.write(stop_where_shared, tensor)
+        watch.write("a map of which there is a view", tensor)
 
 
 def _watch() -> Watch | None:
@@ -163,9 +161,9 @@ _RULES: dict[Any, Rule] = {
     **_named("adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d _adaptive_max_pool2d", _same),
     **_named("_adaptive_max_pool3d interpolate pad prelu gelu sigmoid tanh softmax log_softmax softplus", _same),
     **_named("cat concat concatenate stack chunk split unbind narrow select __getitem__ repeat clone detach", _same),
-    **_named("view view_as permute transpose movedim squeeze unsqueeze expand expand_as unflatten float", _same),
+    **_named("view view_as permute transpose movedim squeeze unsqueeze expand expand_as unflatten", _same),
     **_named("add sub mul div true_divide neg pow sqrt rsqrt exp log abs square clamp clamp_min clamp_max", _same),
-    **_named("__rsub__ __rdiv__ mean sum amax amin minimum maximum item", _same),
+    **_named("float __rsub__ __rdiv__ mean sum amax amin minimum maximum item", _same),
     **_named("zeros ones full zeros_like ones_like full_like arange tensor as_tensor", _same),
     **_named("add_ sub_ mul_ div_ relu_ sigmoid_ tanh_ clamp_ leaky_relu_ elu_ hardtanh_", _in_place),
     **_named("__setitem__ copy_ fill_ zero_", _in_place),
