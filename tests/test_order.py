@@ -565,27 +565,36 @@ def test_nothing_holds_a_pass_that_was_stopped() -> None:
         gc.enable()
 
 
-def test_a_layer_that_returns_its_map_and_a_view_of_it(usually: Callable[..., medviz.Attribution]) -> None:
-    class Both(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            y = x * 1.0
-            return y, y.flatten(1)
+class Both(nn.Module):
+    """Returns a map and a view of it, which is a copy of a map with channels last."""
 
-    class WithBoth(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.both = Both()
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x * 1.0
+        return y, y.flatten(1)
 
-        def forward(self, x: Tensor) -> Tensor:
-            PASSES.append((_is_last(x), x.shape[-1]))
-            y, flat = self.both(self.first(x))
+
+class WithBoth(Net):
+    """Goes on from both.
+
+    Args:
+        writes: it changes the map first, which the view is to show.
+    """
+
+    def __init__(self, writes: bool) -> None:
+        super().__init__()
+        self.both, self.writes = Both(), writes
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, flat = self.both(self.first(x))
+        if self.writes:
             y.mul_(0.5)
-            result: Tensor = self.head(self.last(y + flat.view(y.shape)))
-            return result
+        result: Tensor = self.head(self.last(y + flat.reshape(y.shape)))
+        return result
 
-    model = WithBoth()
+
+def test_a_layer_that_returns_its_map_and_a_view_of_it(usually: Callable[..., medviz.Attribution]) -> None:
     for layer in ("both", "first", "last", None):
-        order._usual.clear()
+        model = WithBoth(writes=True)
         got = explain("gradcam", model, _image(), 1, layer=layer)
         check_close(got.values, usually("gradcam", model, _image(), 1, layer=layer).values)
 
@@ -610,24 +619,9 @@ def test_what_is_chosen_of_the_output_is_watched_too(
 
 
 def test_a_replaced_map_is_not_written_where_a_view_of_it_was_copied() -> None:
-    class Both(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            y = x * 1.0
-            return y, y.flatten(1)
-
-    class WithBoth(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.both = Both()
-
-        def forward(self, x: Tensor) -> Tensor:
-            y, flat = self.both(self.first(x))
-            result: Tensor = self.head(self.last(y + flat.reshape(y.shape)))
-            return result
-
     outputs = []
     for known in (False, True):
-        model = WithBoth()
+        model = WithBoth(writes=False)
         if known:
             order._usual.add(model)
         with medviz.Probe(model, _image(), layers=["both"], graph=False) as probe:

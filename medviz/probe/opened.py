@@ -60,12 +60,12 @@ class Opened:
             between = BetweenPasses(stack.enter_context(untouched(found)))
             runner = attrs.evolve(runner, begin=between)
             inputs = images.detach().to(runner.device, runner.dtype, copy=True)
-            lie = order.of(runner, inputs, found)
-            clean = CleanPass(runner, lie, inputs, layers, graph)
+            in_memory = order.of(runner, inputs, found)
+            clean = CleanPass(runner, in_memory, inputs, layers, graph)
             stack.callback(clean.close)
             between.differs = clean.differs
             stack.callback(between.close)
             batches = Batches(runner, inputs, batch_size, progress)
             passes = CompiledPasses(runner, compiled) if compiled else None
-            perturbed = PerturbedPasses(runner, lie, clean, batches, passes, PatchedPasses(runner))
+            perturbed = PerturbedPasses(runner, in_memory, clean, batches, passes, PatchedPasses(runner))
             return cls(stack.pop_all(), found, runner, between, inputs, clean, batches, perturbed)

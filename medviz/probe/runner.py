@@ -48,7 +48,7 @@ class Runner:
         images: Tensor,
         index: Tensor,
         copy: bool = True,
-        around: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 (it holds nothing)
+        around: contextlib.AbstractContextManager[object] | None = None,
     ) -> Tensor:
         """Return the output `(M, N, …)` for `(M, C, *S)`; row i gets the model arguments of image `index[i]`.
 
@@ -56,7 +56,7 @@ class Runner:
             images: the rows; a copy of them goes in, for a model may work in place on its input.
             index: `(M,)`.
             copy: False: the rows themselves go in.
-            around: the call of the model, and the choice of a part of its output.
+            around: what the call of the model, and the choice of a part of its output, are inside of.
 
         Raises:
             ValueError: the output has not one row for each image, or is no floating tensor.
@@ -64,7 +64,7 @@ class Runner:
         moved = images.to(self.device, self.dtype)
         images = copy_on_write(moved) if copy and moved is images else moved
         args, kwargs = self.arguments.at(index, self.device)
-        with self.casting(), around:
+        with self.casting(), around or contextlib.nullcontext():
             output = outputs.select(self._call(images, *args, **kwargs), self.choose)
         if not output.requires_grad:
             output = output.clone()  # the next pass of an engine or a CUDA graph may write over what this one returns

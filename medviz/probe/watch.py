@@ -19,7 +19,10 @@ _watching = threading.local()
 
 
 class UnknownOperationError(BaseException):
-    """A network does what is not known to be the same in both orders; no error, so that it catches none."""
+    """A network does what is not known to be the same in both orders.
+
+    It is no `Exception`, so that a network which catches those does not catch it.
+    """
 
 
 class Watch(TorchFunctionMode):
@@ -54,15 +57,18 @@ class Watch(TorchFunctionMode):
         return func(*args, **kwargs) if rule is _same else rule(self, func, args, kwargs)
 
     def stop(self, func: Any) -> UnknownOperationError:
-        """Return what is to be raised, which a network may catch all the same."""
+        """Return what is to be raised where `func` is called, or what a text names is done."""
         owner = getattr(func, "__self__", func)  # of a property the attribute, and not its `__get__`
         self._stopped_at = str(getattr(owner, "__name__", getattr(func, "__name__", func)))
-        return UnknownOperationError(f"{self._stopped_at!r} may do something else")
+        return self._error()
 
     def check(self) -> None:
         """Raise what was raised in the pass, if the network has caught it."""
         if self._stopped_at is not None:
-            raise UnknownOperationError(f"{self._stopped_at!r} may do something else")
+            raise self._error()
+
+    def _error(self) -> UnknownOperationError:
+        return UnknownOperationError(f"{self._stopped_at!r} may do something else")
 
     def write(self, func: Any, tensor: Any) -> None:
         """Stop where an operation writes to memory that others see in one order only."""
