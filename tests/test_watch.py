@@ -198,6 +198,8 @@ def test_writing_is_stopped_where_others_may_see_it_only() -> None:
         with pytest.raises(UnknownOperationError), Watch():
             writing(maps, maps.reshape(2, -1))
     with Watch():  # memory that is gone does not count, nor what takes its place
-        for _ in range(20):
+        for _ in range(200):
             (maps + 1).flatten(1)
-            (maps + 1).mul_(2)
+            for made in [maps * 2 for _ in range(5)]:
+                made.mul_(2)
+    assert watch.unwatched() is watch._nothing, "the pass is over"
