@@ -203,3 +203,13 @@ def test_writing_is_stopped_where_others_may_see_it_only() -> None:
             for made in [maps * 2 for _ in range(5)]:
                 made.mul_(2)
     assert watch.unwatched() is watch._nothing, "the pass is over"
+
+
+def test_only_weights_that_lie_otherwise_in_the_other_order_bring_maps_into_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "_LARGE", 1)
+    maps, edges, points = channels_last(images(1, 4, 6, 6)), _weight(2, 3, 4), images(3, 4, 1, 1)
+    with Watch():
+        made = F.conv2d(maps, edges), F.conv2d(maps, points)
+    assert [one.is_contiguous() for one in made] == [True, False]

@@ -38,17 +38,19 @@ class Order:
     Args:
         runner: the model.
         channels_last: whether images are given so.
+        found: all modules of the model.
     """
 
     runner: Runner
     channels_last: bool
+    found: Sequence[nn.Module]
 
     def run(self, images: Tensor, index: Tensor) -> Tensor:
         """Return the output `(M, N, …)` for `(M, C, *S)`, as `Runner.run`; only inside of `tried`."""
         if not self.channels_last:
             return self.runner.run(images, index)
         given = channels_last(images)
-        watch = Watch()
+        watch = Watch(self.found)
         output = self.runner.run(copy_on_write(given) if given is images else given, index, copy=False, around=watch)
         watch.check()
         return output.contiguous()  # a target may count on it
@@ -85,7 +87,7 @@ def of(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> Order:
         images: `(B, C, *S)`.
         found: all modules of the model.
     """
-    return Order(runner, runner.model not in _usual and _is_quicker(runner, images, found))
+    return Order(runner, runner.model not in _usual and _is_quicker(runner, images, found), found)
 
 
 def _is_quicker(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> bool:

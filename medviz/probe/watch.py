@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable
@@ -10,9 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
+
+from medviz.probe.plain import is_plain, sequences
 
 _LARGE = 2**19  # numbers in a weight: to bring more of them into another order takes longer than a convolution gains
 _watching = threading.local()
@@ -33,21 +36,44 @@ class Watch(TorchFunctionMode):
     into what it was made of, is seen in other places. That stops the pass too.
 
     Convolutions with a large weight get maps in the usual order, and what follows has it too: for each pass PyTorch
-    brings the weight into the order of the map.
+    brings the weight into the order of the map. Kernels of one voxel lie in both orders alike.
+
+    To watch takes some microseconds for each operation. Sequences of which it is known before what they do are not
+    watched inside: during the block they have a `forward` that sees to that.
+
+    Args:
+        found: the modules of the network.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, found: Iterable[nn.Module] = ()) -> None:
         super().__init__()
+        self._found = found
+        self._forwards: list[tuple[nn.Module, Any]] = []
         self._either: dict[int, StorageWeakRef] = {}  # memory of what may be a view in one order only; held by its key
         self._stopped_at: str | None = None
 
     def __enter__(self) -> Any:
+        for sequence, layers in sequences(self._found, _LARGE):
+            forward = functools.partial(self._run, sequence, layers)
+            vars(sequence)["forward"] = forward
+            self._forwards.append((sequence, forward))
         _watching.watch = self
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         _watching.watch = None
+        for sequence, forward in self._forwards:
+            if vars(sequence).get("forward") is forward:
+                del vars(sequence)["forward"]
+        self._forwards.clear()  # they hold the watch, and both would wait for the garbage collector
+
+    def _run(self, sequence: nn.Sequential, layers: tuple[nn.Module, ...], *given: Any, **named: Any) -> Any:
+        """The forward of a sequence in this pass."""
+        alone = torch._C._len_torch_function_stack() == 1  # other modes are not ours to switch off
+        suits = alone and _watch() is self and not named and [*map(type, given)] == [Tensor]
+        with torch._C.DisableTorchFunction() if suits and is_plain(sequence, layers) else _nothing:
+            return nn.Sequential.forward(sequence, *given, **named)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -136,7 +162,7 @@ def _either(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _convolution(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
-    if len(args) > 1 and args[1].numel() >= _LARGE:
+    if len(args) > 1 and args[1].numel() >= _LARGE and args[1].shape[2:].numel() > 1:
         args = (args[0].contiguous(), *args[1:])
     return func(*args, **kwargs)
 
