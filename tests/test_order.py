@@ -42,15 +42,16 @@ class Net(nn.Module):
     Args:
         nd: spatial axes.
         middle: what it does to its maps `(B, 8, *s)`.
+        channels: of its images.
     """
 
-    def __init__(self, nd: int = 2, middle: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, nd: int = 2, middle: Callable[[Tensor], Tensor] | None = None, channels: int = 2) -> None:
         super().__init__()
         conv, norm, pool, mean = {
             2: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d),
             3: (nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AdaptiveAvgPool3d),
         }[nd]
-        self.first = nn.Sequential(conv(2, 8, 5, padding=2, stride=2), norm(8), nn.ReLU(), pool(2))
+        self.first = nn.Sequential(conv(channels, 8, 5, padding=2, stride=2), norm(8), nn.ReLU(), pool(2))
         self.middle = middle or nn.Identity()
         self.last = nn.Sequential(conv(8, 6, 3, padding=1), norm(6), nn.ReLU())
         self.head = nn.Sequential(mean(1), nn.Flatten(), nn.Linear(6, 3))
@@ -483,13 +484,35 @@ def test_a_network_may_write_into_its_image() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.mul_(2))
 
-    for image in (_image(), _image().contiguous(memory_format=torch.channels_last)):
+    for image in (_image(), _image().contiguous(memory_format=torch.channels_last), _image()[:, :1].clone()):
         kept = image.clone()
-        with medviz.Probe(Writing(), image) as probe:
+        with medviz.Probe(Writing(channels=image.shape[1]), image) as probe:
             first = probe.output
             assert torch.equal(probe.inputs, kept)
             assert torch.equal(probe.forward(image), first)
         assert torch.equal(image, kept)
+
+
+@pytest.mark.parametrize("nd", [2, 3])
+def test_an_image_of_one_channel_is_not_copied(nd: int) -> None:
+    """A volume takes megabytes, and its numbers lie in both orders alike."""
+    seen: list[int] = []
+
+    class Noting(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch._C._data_address(x))
+            return super().forward(x)
+
+    image = _image(nd)[:, :1].clone()
+    with medviz.Probe(Noting(nd, channels=1), image) as probe:
+        assert probe.output is not None
+        assert _whole() == [True]
+        assert seen == [torch._C._data_address(probe.inputs)]
+        probe.forward(image * 2)
+        assert _whole() == [True, True]
+        kept = torch.cat([image, image])  # a part of other memory
+        probe.forward(kept[1:])
+        assert torch.equal(kept[1:], image)
 
 
 def test_what_others_hold_keeps_its_order() -> None:

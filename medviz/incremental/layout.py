@@ -38,9 +38,16 @@ def repeated(clean: Tensor, rows: int) -> Tensor:
 
 
 def channels_last(maps: Tensor) -> Tensor:
-    """Return maps or weights with the channels last in memory, also a single one; those of one voxel are so already."""
+    """Return maps or weights with the channels last in memory; in the same memory where the numbers lie so already.
+
+    So do those of one voxel, and those of one channel, which differ by a step that is never made.
+    """
     last = _LAST[maps.ndim]
-    return maps if order(maps) == last or maps.shape[2:].numel() == 1 else maps.clone(memory_format=last)
+    if order(maps) == last or maps.shape[2:].numel() == 1:
+        return maps
+    if maps.shape[1] == 1 and maps.is_contiguous():
+        return maps.as_strided(maps.shape, (maps.stride(0), 1, *maps.stride()[2:]))
+    return maps.clone(memory_format=last)
 
 
 def layers_channels_last(traced: fx.GraphModule, image: Tensor) -> dict[fx.Node, nn.Module]:

@@ -49,7 +49,8 @@ class Order:
         """Return the output `(M, N, …)` for `(M, C, *S)`, as `Runner.run`; only inside of `tried`."""
         if not self.channels_last:
             return self.runner.run(images, index)
-        given = channels_last(images)
+        # of one channel it is the same memory, which a model may write to
+        given = channels_last(copy_on_write(images) if images.shape[1] == 1 else images)
         watch = Watch(self.found)
         output = self.runner.run(copy_on_write(given) if given is images else given, index, copy=False, around=watch)
         watch.check()
