@@ -36,8 +36,13 @@ def _with_itself(name: str) -> Call:
     return lambda x: getattr(x, name)(x * 0.5 + 0.1)
 
 
+_COMPARED = "gt ge lt le eq ne __eq__"
+_WHERE = "max min argmax argmin"  # of equal ones the same, wherever they lie
+_LOGICAL = "logical_and logical_or __and__ __or__"
 _PLAIN = "size dim numel __len__ is_floating_point is_complex clone detach float neg exp abs"
 _PLAIN += " square tanh sigmoid sigmoid_ tanh_ mean sum unbind flatten ravel contiguous zero_ relu_ amax amin cpu"
+_PLAIN += " std var norm max min any all logical_not half double bool long sign round erf sin cos isnan"
+_PLAIN += " isfinite"
 _TWO = "add sub mul div true_divide minimum maximum add_ sub_ mul_ div_ copy_ view_as reshape_as expand_as"
 _ACTIVATIONS = "relu relu6 leaky_relu elu selu celu silu mish hardswish hardsigmoid hardtanh gelu softplus leaky_relu_"
 _ACTIVATIONS += " elu_ hardtanh_"
@@ -53,6 +58,25 @@ EITHER: dict[str, Call] = {  # of maps with two axes and with three
     **{name: _method(name, 0.1) for name in ("clamp_min", "clamp_max", "fill_")},
     **{name: lambda x, name=name: getattr(torch, name)(len(x)) for name in _MADE.split()},  # type: ignore[misc]
     **{name: lambda x, name=name: getattr(torch, name)(x) for name in ("zeros_like", "ones_like")},  # type: ignore[misc]
+    **{name: lambda x, name=name: getattr(x, name)(0.25 * x.roll(1, 1)) for name in _COMPARED.split()},  # type: ignore[misc]
+    **{name: lambda x, name=name: getattr(x > 0, name)(x < 1) for name in _LOGICAL.split()},  # type: ignore[misc]
+    **{name: lambda x, name=name: getattr(x, name)((2, 3)) for name in ("new_zeros", "new_ones")},  # type: ignore[misc]
+    "argmax": lambda x: x.sign().argmax(),
+    "argmin": lambda x: x.sign().argmin(),
+    "__invert__": lambda x: ~(x > 0),
+    "__bool__": lambda x: bool(x.sum() > 0),
+    "__int__": lambda x: int(x.sum() * 9),
+    "__float__": lambda x: float(x.sum()),
+    "__rpow__": lambda x: 2**x,
+    "lerp": lambda x: torch.lerp(x, x * 2, 0.3),
+    "addcmul": lambda x: x.addcmul(x, x * 2),
+    "log_sigmoid": lambda x: F.logsigmoid(x),
+    "normalize": lambda x: F.normalize(x),
+    "where": lambda x: torch.where(x > 0, x, 0.1),
+    "masked_fill": lambda x: x.masked_fill(x > 0, 0.1),
+    "type_as": lambda x: x.type_as(torch.zeros(1, dtype=torch.float64)),
+    "flip": lambda x: x.flip(1, -1),
+    "roll": lambda x: x.roll((1, 2), (1, -1)),
     "to": lambda x: x.to(torch.float64),
     "item": lambda x: x.sum().item(),
     "full": lambda x: torch.full((2, 3), len(x)),
@@ -99,6 +123,13 @@ EITHER: dict[str, Call] = {  # of maps with two axes and with three
 }
 
 
+_SHUFFLES: dict[str, Call] = {
+    "pixel_shuffle": lambda x: F.pixel_shuffle(x[:, :4], 2),
+    "pixel_unshuffle": lambda x: F.pixel_unshuffle(x, 2),
+    "channel_shuffle": lambda x: F.channel_shuffle(x, 3),
+}
+
+
 def _of_axes(nd: int) -> dict[str, Call]:
     """What has a name of its own for maps with so many axes."""
     bilinear = "bilinear" if nd == 2 else "trilinear"
@@ -111,6 +142,16 @@ def _of_axes(nd: int) -> dict[str, Call]:
         f"adaptive_avg_pool{nd}d": _function(f"adaptive_avg_pool{nd}d", 3),
         f"adaptive_max_pool{nd}d": _function(f"adaptive_max_pool{nd}d", 3),
         f"_adaptive_max_pool{nd}d": _function(f"_adaptive_max_pool{nd}d", 1),
+        "pow": lambda x: x**2,
+        **{name: lambda x, name=name: getattr(x.sign(), name)(1) for name in _WHERE.split()},  # type: ignore[misc]
+        "norm": lambda x: x.norm(dim=1, keepdim=True),
+        "any": lambda x: (x > 1).any(1),
+        "all": lambda x: (x < 1).all(-1),
+        "grid_sample": lambda x: F.grid_sample(x, images(2, *[3] * nd, nd) * 0.5, align_corners=False),
+        "affine_grid": lambda x: F.affine_grid(
+            x[:, :nd, 0, : nd + 1].reshape(2, nd, nd + 1, -1)[..., 0], [2, 1, *[4] * nd], False
+        ),
+        **(_SHUFFLES if nd == 2 else {}),
         "interpolate": lambda x: F.interpolate(x, size=[5] * nd, mode=bilinear, align_corners=True),
         "pad": lambda x: F.pad(x, [1] * (2 * nd), mode="reflect"),
         "batch_norm": lambda x: torch.batch_norm(x, None, None, torch.zeros(6), torch.ones(6), False, 0.1, 1e-5, True),
