@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import random
 import weakref
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -249,7 +251,9 @@ PARTICULAR: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("method", ["gradcam", "scorecam", "occlusion:mask_size=32,overlap=0", "vanillagrad"])
+@pytest.mark.parametrize(
+    "method", ["gradcam:layer=last", "scorecam", "occlusion:mask_size=32,overlap=0", "vanillagrad"]
+)
 @pytest.mark.parametrize("name", PARTICULAR)
 def test_a_network_that_counts_on_the_usual_order_gets_it(
     name: str, method: str, usually: Callable[..., medviz.Attribution], caplog: pytest.LogCaptureFixture
@@ -257,9 +261,7 @@ def test_a_network_that_counts_on_the_usual_order_gets_it(
     model, image = Net(middle=PARTICULAR[name]), _image(count=2)
     kind, _, rest = method.partition(":")
     parameters = dict(part.split("=") for part in rest.split(",") if part)
-    numbers = {
-        key: float(value) if "." in value or key == "overlap" else int(value) for key, value in parameters.items()
-    }
+    numbers = {key: int(value) if value.isdigit() else value for key, value in parameters.items()}
     expected = usually(kind, model, image, 1, **numbers)
     for _ in range(2):
         with caplog.at_level(logging.INFO, "medviz"):
@@ -321,8 +323,8 @@ def test_where_a_pass_fails_layers_are_watched_anew(
     model, image = Net(middle=_view_of_large), _image()
     parameters = {} if cut is None else {"layer": "first.0" if cut == "middle" else cut}
     got = explain("gradcam", model, image, 1, **parameters)
-    # the graph begins, and the usual order with it, before the view or after
-    assert _whole() == ([True] if cut in ("first", "middle") else [True, False])
+    # the graph begins, and the usual order with it, before the view or after; of itself at the first layers of the tail
+    assert _whole() == ([True, False] if cut == "last" else [True])
     check_close(got.values, usually("gradcam", model, image, 1, **parameters).values)
 
 
@@ -438,6 +440,73 @@ def test_under_autocast_and_for_small_images_nothing_is_asked() -> None:
     assert [last for last, _ in PASSES] == [False, False]
 
 
+class _Scaled(nn.Parameter):
+    """A weight of a kind of its own, which may do anything."""
+
+
+def test_what_the_watch_is_not_told_of_has_the_usual_order() -> None:
+    model, image = Net(), _image()
+    with torch._C.DisableTorchFunction():
+        explain("gradcam", model, image, layer="last")
+    model.last[0].weight = _Scaled(model.last[0].weight.detach())
+    explain("gradcam", model, image, layer="last")
+    assert _whole() == [False, False]
+
+
+def test_a_second_pass_draws_what_the_first_one_drew(usually: Callable[..., medviz.Attribution]) -> None:
+    def step(x: Tensor) -> Tensor:
+        return _as_if_contiguous(x * random.random() + float(np.random.random()))
+
+    made = []
+    for one in (explain, usually):
+        random.seed(0)
+        np.random.seed(0)
+        made.append(one("gradcam", Net(middle=step), _image(), 1, layer="last").values)
+    assert torch.equal(*made)
+
+
+class _Backwards(torch.autograd.Function):
+    """Counts, on the way back, on numbers that lie as usual."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad.as_strided(grad.shape, torch.empty(grad.shape, device="meta").stride())
+
+
+class Returning(nn.Module):
+    """Differentiates in a way of its own, after a layer with one channel.
+
+    Args:
+        channels: of that layer.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(2, channels, 3, padding=1), nn.Conv2d(channels, 8, 3, padding=1)
+        self.last, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 3)
+        seeded(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _Backwards.apply(self.last(_Backwards.apply(self.conv(self.stem(x)).relu())))  # type: ignore[no-untyped-call]
+        result: Tensor = self.head(F.adaptive_max_pool2d(x, 1).flatten(1))
+        return result
+
+
+@pytest.mark.parametrize("layer", [None, "stem", "last"])
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("method", ["gradcam", "hirescam"])
+def test_gradients_come_back_through_maps_in_the_usual_order(
+    method: str, channels: int, layer: str | None, usually: Callable[..., medviz.Attribution]
+) -> None:
+    model, image = Returning(channels), _image()
+    got = explain(method, model, image, 1, layer=layer)
+    check_close(got.values, usually(method, model, image, 1, layer=layer).values)
+
+
 def test_layers_with_large_weights_have_the_usual_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "_LARGE", 8 * 6 * 9)
     model, image = Net(middle=nn.Conv2d(8, 8, 1)), _image()
@@ -446,7 +515,7 @@ def test_layers_with_large_weights_have_the_usual_order(monkeypatch: pytest.Monk
         module = model.get_submodule(name)
         # PyTorch calls hooks in their order: this one comes before that which changes the order, for the layer's input
         module.register_forward_hook(lambda _, given, out, name=name: seen.update({name: _is_last(out)}))
-    explain("gradcam", model, image)
+    explain("gradcam", model, image, layer="last")
     assert seen == {"first.0": True, "middle": True, "last.0": False}
 
 

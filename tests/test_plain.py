@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
+import pickle
 import threading
 import weakref
 from collections.abc import Callable
@@ -11,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import conv, explain, images, seeded
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+import medviz
 from medviz.probe import plain
 from medviz.probe.watch import UnknownOperationError, Watch
 
@@ -64,7 +68,7 @@ def _seen(model: nn.Module, image: Tensor = IMAGE) -> list[str]:
         with (seen := Seen(model)):
             made = model(image)
     assert torch.equal(made, expected)
-    assert "forward" not in vars(model.get_submodule("body"))
+    assert type(model.get_submodule("body")) is nn.Sequential
     return seen.names
 
 
@@ -116,18 +120,6 @@ def _own_weight(model: Net) -> None:
     model.body[0].weight = _OwnWeight(model.body[0].weight.detach())
 
 
-def _own_bias(model: Net) -> None:
-    model.body[0].bias = _OwnWeight(model.body[0].bias.detach())
-
-
-def _own_scale(model: Net) -> None:
-    model.body[1].weight = _OwnWeight(model.body[1].weight.detach())
-
-
-def _own_statistics(model: Net) -> None:
-    model.body[1].running_var = model.body[1].running_var.as_subclass(_OwnTensor)
-
-
 def _large(model: Net) -> None:
     model.body[3] = nn.Conv2d(4, 2**14, 3)
     model.body[4] = nn.ReLU()
@@ -149,14 +141,13 @@ CHANGES: dict[str, Callable[[Net], Any]] = {  # after which it is watched
     "backward pre-hook": lambda model: model.body[1].register_full_backward_pre_hook(lambda *_: None),
     "forward": _own_forward,
     "subclass": _replace(2, _Own()),
-    "dropout": _replace(2, nn.Dropout(0.5)),
+    "dropout": _replace(2, nn.Dropout(0.5).eval()),
     "nested": _replace(2, nn.Sequential(nn.ReLU())),
     "first in place": _replace(0, nn.ReLU(True)),
     "made weight": _made_weight,
-    "own weight": _own_weight,
-    "own bias": _own_bias,
-    "own scale": _own_scale,
-    "own statistics": _own_statistics,
+    "method of a layer": lambda model: setattr(model.body[0], "_conv_forward", model.body[0]._conv_forward),
+    "call of a layer": lambda model: setattr(model.body[2], "_call_impl", model.body[2]._call_impl),
+    "check of a layer": lambda model: setattr(model.body[1], "_check_input_dim", lambda x: None),
     "large weight": _large,
     "few layers": _few,
 }
@@ -178,24 +169,35 @@ def test_a_norm_by_the_batch_is_watched_and_stops_the_pass(change: Callable[[Net
     change(model)
     with pytest.raises(UnknownOperationError, match="batch_norm"), Watch(model.modules()):
         model(IMAGE)
-    assert "forward" not in vars(model.body)
+    assert type(model.body) is nn.Sequential
 
 
 def test_a_sequence_with_a_forward_of_its_own_keeps_it() -> None:
     model = Net().eval()
     model.body.forward = own = lambda x: nn.Sequential.forward(model.body, x)
-    with Watch(model.modules()):
-        assert model.body.forward is own
+    assert "batch_norm" in _seen(model)
     assert model.body.forward is own
-    del model.body.forward
-    with Watch(model.modules()):
-        model.body.forward = own
-    assert model.body.forward is own, "it was set in the pass"
 
 
-@pytest.mark.parametrize("change", ["hook", "pre-hook", "backward hook", "forward", "subclass"])
+def _swapped_weight(model: Net) -> None:
+    model.body[0].weight = _OwnWeight(model.body[0].weight.detach())
+
+
+def _swapped_statistics(model: Net) -> None:
+    model.body[1].running_var = model.body[1].running_var.as_subclass(_OwnTensor)
+
+
+_BEFORE = ("first in place", "few layers", "large weight", "dropout")  # these would change what comes out
+IN_THE_PASS = {
+    **{name: change for name, change in CHANGES.items() if name not in _BEFORE},
+    "own weight": _swapped_weight,
+    "own statistics": _swapped_statistics,
+}
+
+
+@pytest.mark.parametrize("change", IN_THE_PASS)
 def test_what_the_network_changes_in_the_pass_is_watched(change: str) -> None:
-    assert "batch_norm" in _seen(Net(step=CHANGES[change]).eval())
+    assert "batch_norm" in _seen(Net(step=IN_THE_PASS[change]).eval())
 
 
 def test_training_in_the_course_of_the_pass_stops_it() -> None:
@@ -212,8 +214,19 @@ def test_hooks_on_all_modules_and_patched_classes_are_watched(monkeypatch: pytes
     finally:
         handle.remove()
     forward = nn.ReLU.forward
-    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: forward(self, x))
-    assert "batch_norm" in _seen(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.ReLU, "forward", lambda self, x: forward(self, x))
+        assert "batch_norm" in _seen(model)
+    step = nn.Conv2d._conv_forward
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Conv2d, "_conv_forward", lambda self, *given: step(self, *given))
+        assert "batch_norm" in _seen(model)
+    relu = F.relu
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "relu", lambda *given, **named: relu(*given, **named))
+        with pytest.raises(UnknownOperationError), Watch(model.modules()):
+            model(IMAGE)
+    assert "batch_norm" not in _seen(model)
 
 
 class _Noting(TorchFunctionMode):
@@ -276,12 +289,61 @@ def test_nothing_is_left_where_a_layer_fails() -> None:
     wrong = images(1, 3, 6, 6)
     with pytest.raises(RuntimeError, match="channels"), Watch(model.modules()):
         model(wrong)
-    assert "forward" not in vars(model.body)
+    assert type(model.body) is nn.Sequential
     with torch.no_grad(), (seen := Seen(model)):
         with contextlib.suppress(RuntimeError):
             model(wrong)
         IMAGE.add(1)
     assert seen.names[-1] == "add", "what comes after the error is watched"
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_what_is_copied_in_a_pass_is_an_ordinary_sequence(copied: Callable[[Any], Any]) -> None:
+    model = Net().eval()
+    made: list[Any] = []
+
+    def step(net: Net) -> None:
+        with torch._C.DisableTorchFunction():  # as in another thread, which is not watched
+            made.append(copied(net.body))
+
+    model.step = step
+    with Watch(model.modules()):
+        model(IMAGE)
+    assert type(made[0]) is nn.Sequential
+    assert vars(made[0]).keys() == vars(model.body).keys()
+    short = copied(model.body)
+    short._modules = dict(list(short._modules.items())[:1])
+    assert torch.equal(short(IMAGE), model.body[0](IMAGE))
+
+
+def test_a_part_that_is_copied_in_a_pass_runs_its_own_layers() -> None:
+    made: list[Tensor] = []
+
+    def step(net: Net) -> None:
+        short = copy.copy(net.body)
+        short._modules = dict(list(net.body._modules.items())[:1])
+        made.append(short(IMAGE))
+
+    model = Net(step=step).eval()
+    with torch.no_grad(), Watch(model.modules()):
+        model(IMAGE)
+    with torch.no_grad():
+        assert torch.equal(made[0], model.body[0](IMAGE))
+
+
+def test_two_networks_may_share_a_part_in_two_threads() -> None:
+    one, other = Net().eval(), Net().eval()
+    other.body = one.body
+    opened = medviz.Probe(other, IMAGE)
+    with Watch(one.modules()), torch._C.DisableTorchFunction():  # as in another thread, which is not watched
+        opened.__enter__()
+    opened.__exit__(None, None, None)
+    assert type(one.body) is nn.Sequential
+    assert "batch_norm" not in _seen(one)
 
 
 def test_a_watch_does_not_hold_the_network() -> None:

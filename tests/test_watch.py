@@ -249,8 +249,54 @@ def test_writing_is_stopped_where_others_may_see_it_only() -> None:
 def test_only_weights_that_lie_otherwise_in_the_other_order_bring_maps_into_the_usual_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watch, "_LARGE", 1)
-    maps, edges, points = channels_last(images(1, 4, 6, 6)), _weight(2, 3, 4), images(3, 4, 1, 1)
+    monkeypatch.setattr(watch, "_LARGE", 12)
+    maps = channels_last(images(1, 4, 6, 6))
+    weights = [_weight(2, 3, 4), images(3, 4, 1, 1), images(6, 4, 1, 1)]
     with Watch():
-        made = F.conv2d(maps, edges), F.conv2d(maps, points)
-    assert [one.is_contiguous() for one in made] == [True, False]
+        made = [F.conv2d(maps, weight) for weight in weights]
+    assert [one.is_contiguous() for one in made] == [True, False, True]
+
+
+def test_a_true_number_says_in_place_too() -> None:
+    maps = torch.rand(2, 3, 4, 4)
+    with Watch():
+        flat = maps.flatten(1)
+        F.relu(flat, False)
+        with pytest.raises(UnknownOperationError, match="relu"):
+            F.relu(maps, inplace=1)  # type: ignore[arg-type]
+
+
+def test_writing_over_what_is_read_is_stopped() -> None:
+    """PyTorch does not say what comes out, and it depends on the order."""
+    maps = torch.rand(2, 3, 4, 4)
+    with Watch():
+        maps.add_(maps)
+        maps[..., 1:] = maps[..., :-1] * 1
+    with pytest.raises(UnknownOperationError, match="add_"), Watch():
+        maps[..., 1:].add_(maps[..., :-1])
+    with pytest.raises(UnknownOperationError, match="__setitem__"), Watch():
+        maps[..., 1:] = maps[..., :-1]
+
+
+def test_what_tells_a_view_is_not_let_through() -> None:
+    maps = torch.rand(2, 3, 4, 4)
+    with pytest.raises(UnknownOperationError, match="_base"), Watch():
+        assert maps.flatten(1)._base is maps
+
+
+def test_smoothed_resizing_is_not_let_through() -> None:
+    maps = images(1, 2, 64, 64)
+    with pytest.raises(UnknownOperationError, match="interpolate"), Watch():
+        F.interpolate(maps, size=(5, 1), mode="bilinear", antialias=True)
+
+
+def test_a_pass_in_the_course_of_another_one() -> None:
+    maps = torch.rand(2, 3, 4, 4)
+    with Watch() as outer:
+        maps.flatten(1)
+        with Watch():
+            assert watch._watch() is not outer
+        assert watch._watch() is outer
+        with pytest.raises(UnknownOperationError, match="a map of which there is a view"), watch.unwatched():
+            watch.stop_where_shared(maps)
+    assert watch._watch() is None

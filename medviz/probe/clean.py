@@ -100,7 +100,7 @@ class CleanPass:
         refuse_scripted(model, "`model`")
 
         def run() -> tuple[RollingCut, Tensor]:
-            rolling = RollingCut(model, self._inputs, self._starts if graph else None)
+            rolling = RollingCut(model, self._inputs, self._starts if graph else None, usual=self._order.channels_last)
             return rolling, self._run(graph, rolling)
 
         rolling, output = self._order.tried(run)
@@ -147,7 +147,8 @@ class CleanPass:
         model = self._runner.model
         refuse_scripted(model, "`model`")
         named = self._cut(self._wanted)
-        rolling = RollingCut(model, self._inputs, self._starts if self._graph else None, named)
+        starts = self._starts if self._graph else None
+        rolling = RollingCut(model, self._inputs, starts, named, usual=self._order.channels_last)
         output = self._run(self._graph, named, rolling)
         named.finish()
         wanted = list(named.layers)

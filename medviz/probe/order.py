@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 from weakref import WeakSet
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,6 +18,7 @@ from medviz.errors import first_line
 from medviz.incremental.layout import channels_last, order
 from medviz.probe.copies import copy_on_write
 from medviz.probe.failures import is_out_of_memory
+from medviz.probe.models import buffers, parameters
 from medviz.probe.runner import Runner
 from medviz.probe.starts import holders_of
 from medviz.probe.watch import UnknownOperationError, Watch, stop_where_shared
@@ -23,6 +26,7 @@ from medviz.probe.watch import UnknownOperationError, Watch, stop_where_shared
 _T = TypeVar("_T")
 _log = logging.getLogger("medviz")
 _LEAST = 2**14  # voxels: of smaller images, most of the time is not that of the kernels
+_PLAIN = {Tensor, nn.Parameter}
 _CONVOLUTIONS = {4: nn.Conv2d, 5: nn.Conv3d}  # by the number of axes of an image
 _usual: WeakSet[nn.Module] = WeakSet()  # networks that do what is not known to be the same in both orders
 
@@ -60,6 +64,7 @@ class Order:
         """Return what `work` does, a pass with its hooks: again, in the usual order, where it fails in the other."""
         if not self.channels_last:
             return work()
+        drawn = random.getstate(), np.random.get_state()  # torch's own draws stop the pass before they are made
         try:
             return work()
         except (Exception, UnknownOperationError) as err:
@@ -67,6 +72,8 @@ class Order:
                 raise
             reason = first_line(err)  # and not the error: it holds the maps of the pass
         self.channels_last = False
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
         try:
             result = work()
         except Exception:
@@ -81,7 +88,8 @@ def of(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> Order:
     """Return the order of a model's passes over images.
 
     Channels last are convolutional networks in float32, on a CPU with oneDNN; not those with other norms than
-    batch-norm, whose kernels are slower then, or less precise, nor what is scripted, which cannot be watched.
+    batch-norm, whose kernels are slower then, or less precise, nor what cannot be watched: what is scripted, what
+    tensors of other kinds do, and anything where the caller has switched the watching off.
 
     Args:
         runner: the model.
@@ -93,6 +101,10 @@ def of(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> Order:
 
 def _is_quicker(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> bool:
     if (runner.device.type, runner.dtype, runner.autocast) != ("cpu", torch.float32, None):
+        return False
+    if torch._C._is_torch_function_all_disabled() or not _PLAIN.issuperset(
+        map(type, (*parameters(found), *buffers(found)))
+    ):
         return False
     kernels = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not kernels or images.ndim not in _CONVOLUTIONS or images[0, 0].numel() < _LEAST:
@@ -108,5 +120,5 @@ def usual_order(maps: Tensor) -> Tensor:
     """Return maps that nobody else holds in the usual order, as the same object; and others as they are."""
     if order(maps) != torch.contiguous_format and holders_of(maps) == 1:
         stop_where_shared(maps)
-        maps.data = maps.contiguous()
+        maps.data = maps.clone(memory_format=torch.contiguous_format)  # also of one channel, which is contiguous so
     return maps

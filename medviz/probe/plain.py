@@ -1,17 +1,15 @@
-"""Sequences of PyTorch's own layers: what they do is known before they run.
-
-A plain sequence holds only PyTorch's own convolutions, batch-norms and activations, as PyTorch makes them. No code but
-PyTorch's runs in it: no layer is in training, has hooks, a `forward` of its own or another kind of weight. The first
-one makes new memory, and what the others do in place they do to that.
-"""
+"""Sequences of PyTorch's own layers: what they do is known before they run."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Iterator
-from itertools import chain, repeat
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
+import attrs
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
@@ -20,57 +18,85 @@ _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Sigmoid, nn.GELU)
 _LAYERS: frozenset[Any] = frozenset((*_CONVOLUTIONS, *_NORMS, *_ACTIVATIONS))
-_FORWARDS = {kind: kind.forward for kind in (nn.Sequential, *_LAYERS)}
-_NONE_OR_PARAMETER = (type(None), nn.Parameter)
+_METHODS = frozenset(name for kind in _LAYERS for name in dir(kind) if callable(getattr(kind, name)))
+_CALLED = "__call__ _wrapped_call_impl _call_impl __getattr__ forward _conv_forward _check_input_dim"
+_COMPUTED = "conv2d conv3d pad batch_norm relu relu_ relu6 hardtanh leaky_relu elu silu mish hardswish sigmoid gelu"
 _hooks = operator.itemgetter("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_tensors = operator.itemgetter("_parameters", "_buffers")
 _training = operator.itemgetter("training")
 
 
-def sequences(found: Iterable[nn.Module], largest: int) -> Iterator[tuple[nn.Sequential, tuple[nn.Module, ...]]]:
-    """Yield those of a model's modules that may be plain, where it is worth knowing, each with its layers.
+@attrs.frozen(eq=False)
+class Known:
+    """A sequence of PyTorch's own convolutions, batch-norms and activations, as PyTorch makes them.
 
-    Args:
-        found: the modules.
-        largest: of how many numbers the weights of their convolutions are fewer.
+    As long as it `is_plain`, no code but PyTorch's runs in it: nobody has replaced a method or a weight, hooked a layer
+    or put it into training. The first layer makes new memory, and what the others do in place they do to that.
     """
-    if any(kind.forward is not forward for kind, forward in _FORWARDS.items()):
-        return
-    for module in found:
-        if type(module) is nn.Sequential and len(module._modules) >= _FEWEST and "forward" not in vars(module):
-            layers = tuple(module._modules.values())
-            if _are_own(layers) and all(map(_has_own_weights, layers, repeat(largest))):
-                yield module, layers
+
+    sequence: nn.Sequential
+    _layers: Sequence[nn.Module]
+    _attributes: int
+    _weights: Sequence[Tensor | None]
+
+    @classmethod
+    def among(cls, found: Iterable[nn.Module], largest: int) -> Iterator[Known]:
+        """Yield those of a model's modules that are such a sequence, where it is worth knowing.
+
+        Args:
+            found: the modules; their weights are plain tensors.
+            largest: of how many numbers the weights of the convolutions are fewer.
+        """
+        if any(map(operator.is_not, _code(), _CODE)):
+            return
+        for module in found:
+            if type(module) is nn.Sequential and len(module._modules) >= _FEWEST:
+                layers: Any = list(module._modules.values())
+                own = _LAYERS.issuperset(map(type, layers)) and type(layers[0]) not in _ACTIVATIONS
+                if own and all(_is_as_made(layer, largest) for layer in layers):
+                    owns: list[Any] = list(map(vars, layers))
+                    yield cls(module, layers, sum(map(len, owns)), list(_held(owns)))
+
+    def is_plain(self) -> bool:
+        """Return whether it is so still, asked when it is called: its network may have hooked a layer just now."""
+        owns: list[Any] = list(map(vars, self._layers))
+        return (
+            not any(chain.from_iterable(map(_hooks, owns)))
+            and not any(map(_training, owns))
+            and sum(map(len, owns)) == self._attributes
+            and all(map(operator.is_, _held(owns), self._weights))
+            and list(self.sequence._modules.values()) == self._layers
+            and not nn_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        )
 
 
-def is_plain(sequence: nn.Sequential, layers: Collection[nn.Module]) -> bool:
-    """Return whether a sequence with these layers is plain, asked when it is called: it may have been hooked just now.
-
-    Args:
-        sequence, layers: as `sequences` yields them.
-    """
-    owns = list(map(vars, layers))
-    return (
-        not any(chain.from_iterable(map(_hooks, owns)))
-        and not any(map(_training, owns))
-        and not any(map(operator.contains, owns, repeat("forward")))
-        and tuple(sequence._modules.values()) == layers
-        and not nn_module._has_any_global_hook()  # type: ignore[no-untyped-call]
-    )
+def _code() -> Iterator[Any]:
+    """Yield the functions that a plain sequence may run: libraries replace some, to count or to change what is done."""
+    for kind in (nn.Sequential, *_LAYERS):
+        for name in _CALLED.split():
+            yield getattr(kind, name, None)
+    for place in (F, torch):
+        for name in _COMPUTED.split():
+            yield getattr(place, name, None)
 
 
-def _are_own(layers: tuple[nn.Module | None, ...]) -> bool:
-    return _LAYERS.issuperset(map(type, layers)) and type(layers[0]) not in _ACTIVATIONS
+_CODE = list(_code())
 
 
-def _has_own_weights(layer: nn.Module, largest: int) -> bool:
-    kind = type(layer)
-    if kind in _ACTIVATIONS:
-        return True
+def _held(owns: Iterable[dict[str, Any]]) -> Iterator[Tensor | None]:
+    """Yield the parameters and buffers of layers with these attributes."""
+    return chain.from_iterable(map(dict.values, chain.from_iterable(map(_tensors, owns))))
+
+
+def _is_as_made(layer: nn.Module, largest: int) -> bool:
+    """Return whether a layer has its own weights, where its class has any, and no method of its own."""
     own: Any = vars(layer)
-    weight, bias = map(own["_parameters"].get, ("weight", "bias"))
-    if type(bias) not in _NONE_OR_PARAMETER:
+    if not _METHODS.isdisjoint(own):
         return False
-    if kind in _CONVOLUTIONS:
-        return type(weight) is nn.Parameter and weight.numel() < largest
-    mean, variance = map(own["_buffers"].get, ("running_mean", "running_var"))
-    return type(weight) in _NONE_OR_PARAMETER and type(mean) is type(variance) is Tensor
+    if type(layer) in _ACTIVATIONS:
+        return True
+    parameters, buffers = _tensors(own)
+    if type(layer) in _CONVOLUTIONS:
+        weight = parameters.get("weight")
+        return weight is not None and weight.numel() < largest
+    return "weight" in parameters and buffers.get("running_mean") is not None

@@ -17,6 +17,7 @@ from medviz.probe.choice import Choice, Seen, plain_shape
 from medviz.probe.cut import Cut
 from medviz.probe.layers import Layer, hand_on, hooked
 from medviz.probe.models import buffers, parameters
+from medviz.probe.order import usual_order
 from medviz.probe.outputs import first_tensor, tensors_in
 from medviz.probe.starts import Starts, is_its_own
 from medviz.probe.ways import Call, numbered
@@ -38,18 +39,26 @@ class RollingCut:
         images: the batch that runs through it.
         starts: where the graph begins; None: there will be no backward pass.
         named: layers whose outputs start the graph too; from the first of them on it is not started anew.
+        usual: whether maps lie in the usual order in memory where the graph begins, whatever order they had.
 
     Attributes:
         seen: the calls of all layers, in their order.
         several: whether the model returned more than one floating tensor, or they lie in a holder of another kind.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, starts: Starts | None, named: Cut | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        starts: Starts | None,
+        named: Cut | None = None,
+        usual: bool = False,
+    ) -> None:
         self.model, self.several = model, False
         self.batch, self.ndim = len(images), images.ndim
         self.seen: list[Seen] = []
         self.tensor: Tensor | None = None
-        self._starts, self._named = starts, named
+        self._starts, self._named, self._usual = starts, named, usual
         self._version = -1
         self._last: Seen | None = None
         self._names: dict[int, tuple[str, bool]] = {}  # by the module's identity; whether it may start the graph
@@ -136,6 +145,8 @@ class RollingCut:
             return tensor
         own = is_its_own(tensor, module, given)
         start = tensor.detach_() if own else tensor.as_subclass(Tensor).detach()
+        if self._usual:
+            start = usual_order(start)
         return self._starts.begin(start, module, output)
 
     def cut(self, name: str) -> Cut | None:

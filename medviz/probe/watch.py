@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable
@@ -15,7 +14,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from medviz.probe.plain import is_plain, sequences
+from medviz.probe.guard import interrupts_deferred
+from medviz.probe.plain import Known
+from medviz.probe.starts import memory_of
 
 _LARGE = 2**19  # numbers in a weight: to bring more of them into another order takes longer than a convolution gains
 _watching = threading.local()
@@ -36,10 +37,10 @@ class Watch(TorchFunctionMode):
     into what it was made of, is seen in other places. That stops the pass too.
 
     Convolutions with a large weight get maps in the usual order, and what follows has it too: for each pass PyTorch
-    brings the weight into the order of the map. Kernels of one voxel lie in both orders alike.
+    brings the weight into the order of the map. Kernels of one voxel lie in both orders alike, and may be larger.
 
     To watch takes some microseconds for each operation. Sequences of which it is known before what they do are not
-    watched inside: during the block they have a `forward` that sees to that.
+    watched inside: during the block they are of a class that sees to that.
 
     Args:
         found: the modules of the network.
@@ -48,32 +49,36 @@ class Watch(TorchFunctionMode):
     def __init__(self, found: Iterable[nn.Module] = ()) -> None:
         super().__init__()
         self._found = found
-        self._forwards: list[tuple[nn.Module, Any]] = []
+        self._known: dict[int, Known] = {}  # by the identity of the sequence
+        self._outer: Watch | None = None  # of a pass in whose course this one is made
         self._either: dict[int, StorageWeakRef] = {}  # memory of what may be a view in one order only; held by its key
         self._stopped_at: str | None = None
 
     def __enter__(self) -> Any:
-        for sequence, layers in sequences(self._found, _LARGE):
-            forward = functools.partial(self._run, sequence, layers)
-            vars(sequence)["forward"] = forward
-            self._forwards.append((sequence, forward))
-        _watching.watch = self
-        return super().__enter__()  # type: ignore[no-untyped-call]
+        self._known = {id(known.sequence): known for known in Known.among(self._found, _LARGE)}
+        self._outer = _watch()
+        with interrupts_deferred():
+            for known in self._known.values():
+                _change_class(known.sequence, _Sequence)
+            _watching.watch = self
+            return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]
-        _watching.watch = None
-        for sequence, forward in self._forwards:
-            if vars(sequence).get("forward") is forward:
-                del vars(sequence)["forward"]
-        self._forwards.clear()  # they hold the watch, and both would wait for the garbage collector
+        with interrupts_deferred():
+            super().__exit__(*exception)  # type: ignore[no-untyped-call]
+            _watching.watch = self._outer
+            for known in self._known.values():
+                if type(known.sequence) is _Sequence:
+                    _change_class(known.sequence, nn.Sequential)
 
-    def _run(self, sequence: nn.Sequential, layers: tuple[nn.Module, ...], *given: Any, **named: Any) -> Any:
-        """The forward of a sequence in this pass."""
+    def knows(self, sequence: nn.Sequential, given: Any) -> bool:
+        """Return whether the call of a sequence with what it is given need not be watched."""
+        known = self._known.get(id(sequence))
         alone = torch._C._len_torch_function_stack() == 1  # other modes are not ours to switch off
-        suits = alone and _watch() is self and not named and [*map(type, given)] == [Tensor]
-        with torch._C.DisableTorchFunction() if suits and is_plain(sequence, layers) else _nothing:
-            return nn.Sequential.forward(sequence, *given, **named)  # type: ignore[no-untyped-call]
+        return known is not None and alone and type(given) is Tensor and known.is_plain()
+
+    def __deepcopy__(self, memo: Any) -> Watch:
+        return self  # whoever copies what holds it means something else
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -98,7 +103,7 @@ class Watch(TorchFunctionMode):
 
     def write(self, func: Any, tensor: Any) -> None:
         """Stop where an operation writes to memory that others see in one order only."""
-        if self._either and isinstance(tensor, Tensor) and _memory(tensor) in self._either:
+        if self._either and isinstance(tensor, Tensor) and memory_of(tensor) in self._either:
             raise self.stop(func)
 
     def share(self, *tensors: Tensor) -> None:
@@ -106,6 +111,27 @@ class Watch(TorchFunctionMode):
         for tensor in tensors:
             storage = tensor.untyped_storage()
             self._either[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+
+
+class _Sequence(nn.Sequential):
+    """What a sequence is during a pass. A copy is an ordinary one: it is made of what the attributes say."""
+
+    def forward(self, input: Any) -> Any:  # noqa: A002 - as PyTorch names it
+        watch = _watch()
+        known = watch is not None and watch.knows(self, input)
+        with torch._C.DisableTorchFunction() if known else _nothing:
+            return super().forward(input)  # type: ignore[no-untyped-call]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        made: Any = super().__reduce_ex__(protocol)
+        return nn.Sequential, (), *made[2:]
+
+
+_Sequence.__name__ = _Sequence.__qualname__ = nn.Sequential.__name__
+
+
+def _change_class(sequence: nn.Sequential, kind: type[nn.Sequential]) -> None:
+    object.__setattr__(sequence, "__class__", kind)
 
 
 def unwatched() -> contextlib.AbstractContextManager[Any]:
@@ -127,11 +153,6 @@ def _watch() -> Watch | None:
     return watch
 
 
-def _memory(tensor: Tensor) -> int:
-    memory: int = tensor.untyped_storage()._cdata
-    return memory
-
-
 Rule = Callable[[Watch, Any, Any, Any], Any]
 
 
@@ -141,14 +162,18 @@ def _same(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _in_place(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
-    """It writes to what it is called on."""
-    watch.write(func, args[0] if args else None)
+    """It writes to what it is called on; also what it reads, where that is a part of the same memory."""
+    written = args[0] if args else None
+    watch.write(func, written)
+    others = [other for other in args[1:] if isinstance(other, Tensor) and other is not written]
+    if isinstance(written, Tensor) and any(memory_of(other) == memory_of(written) for other in others):
+        raise watch.stop(func)
     return func(*args, **kwargs)
 
 
 def _perhaps_in_place(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
     """It writes to its input where it is told so; by position or by name."""
-    if any(value is True for value in (*args[1:], *kwargs.values())):
+    if any(value for value in (*args[1:], *kwargs.values()) if not isinstance(value, float | Tensor)):
         watch.write(func, args[0] if args else kwargs.get("input"))
     return func(*args, **kwargs)
 
@@ -162,16 +187,17 @@ def _either(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _convolution(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
-    if len(args) > 1 and args[1].numel() >= _LARGE and args[1].shape[2:].numel() > 1:
+    large = len(args) > 1 and args[1].numel() >= _LARGE
+    if large and (args[1].numel() >= 2 * _LARGE or args[1].shape[2:].numel() > 1):
         args = (args[0].contiguous(), *args[1:])
     return func(*args, **kwargs)
 
 
-def _only_in_eval(position: int, default: bool) -> Rule:
-    """Return the rule of what does the same unless it is `training`: it draws numbers then, or is less precise."""
+def _unless(name: str, position: int, default: bool) -> Rule:
+    """Return the rule of what does the same unless it is told otherwise, by position or by name."""
 
     def rule(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
-        if args[position] if len(args) > position else kwargs.get("training", default):
+        if args[position] if len(args) > position else kwargs.get(name, default):
             raise watch.stop(func)
         return _perhaps_in_place(watch, func, args, kwargs)
 
@@ -185,13 +211,17 @@ def _named(names: str, rule: Rule) -> dict[Any, Rule]:
     return dict.fromkeys(filter(callable, found), rule)
 
 
+_TELLING = ("_base", "_version", "_cdata", "_backward_hooks")  # whether a tensor is a view, and the like
+_ATTRIBUTES = {
+    kind.__get__: _same for name, kind in inspect.getmembers(Tensor, inspect.isgetsetdescriptor) if name not in _TELLING
+}
 _RULES: dict[Any, Rule] = {
-    **{kind.__get__: _same for _, kind in inspect.getmembers(Tensor, inspect.isgetsetdescriptor)},
+    **_ATTRIBUTES,
     **_named("size dim numel __len__ is_floating_point is_complex", _same),
     **_named("linear conv_transpose1d conv_transpose2d conv_transpose3d matmul bmm einsum", _same),
     **_named("max_pool2d max_pool3d _max_pool2d _max_pool3d avg_pool2d avg_pool3d adaptive_avg_pool2d", _same),
     **_named("adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d _adaptive_max_pool2d", _same),
-    **_named("_adaptive_max_pool3d interpolate pad prelu gelu sigmoid tanh softmax log_softmax softplus", _same),
+    **_named("_adaptive_max_pool3d pad prelu gelu sigmoid tanh softmax log_softmax softplus", _same),
     **_named("cat concat concatenate stack chunk split unbind narrow select __getitem__ repeat clone detach", _same),
     **_named("view view_as permute transpose movedim squeeze unsqueeze expand expand_as unflatten", _same),
     **_named("add sub mul div true_divide neg pow sqrt rsqrt exp log abs square clamp clamp_min clamp_max", _same),
@@ -208,6 +238,9 @@ _RULES: dict[Any, Rule] = {
     **_named("flatten reshape reshape_as ravel contiguous to cpu", _either),
     **_named("pixel_shuffle pixel_unshuffle channel_shuffle", _either),
     **_named("conv1d conv2d conv3d", _convolution),
-    **_named("batch_norm", _only_in_eval(5, True)),
-    **_named("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout", _only_in_eval(2, True)),
+    # it is less precise with the statistics of the batch
+    **_named("batch_norm", _unless("training", 5, True)),
+    **_named("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout", _unless("training", 2, True)),
+    # it is wrong so (PyTorch 2.6 to 2.14) for some sizes of two channels
+    **_named("interpolate", _unless("antialias", 6, False)),
 }
