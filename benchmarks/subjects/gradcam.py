@@ -16,6 +16,7 @@ from benchmarks.timing import Spread, Times, interleaved, medians, ratio
 
 _TOLERANCE = 1e-3  # of the largest value: peers sum in another order
 _FASTER = "gradcam peers"
+_ROUNDS = {2: 45, 3: 15}  # by the number of axes: the times of 2-D vary as much, and take a fifth
 _BARE = ("inference", "inference, channels last")
 _CASES = [  # network, edge, edge when quick, layer: None: the deepest
     ("3-D ResNet18", 64, 48, None),
@@ -43,8 +44,9 @@ def _compare(name: str, edge: int, layer: str | None, line: str, title: str, opt
     last = [channels_last(own(model), network.nd), channels_last(image, network.nd)]
     ways = dict(zip(_BARE, (partial(inference, own(model), image), partial(inference, *last)), strict=True))
     ways |= {name: partial(method.run, image) for name, method in methods.items()}
-    times = interleaved(ways, options.rounds(15), options.device)
-    note = f"maps {said(found)}; {options.rounds(15)} rounds"
+    rounds = options.rounds(_ROUNDS[network.nd])
+    times = interleaved(ways, rounds, options.device)
+    note = f"maps {said(found)}; {rounds} rounds"
     yield Row(line, title, ratio(times, "medviz", "inference"), medians(times), note)
     for other in [way for way in ways if way not in ("inference", "medviz")]:
         yield Row("", f"{title}: {other} / inference", ratio(times, other, "inference"))

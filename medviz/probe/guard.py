@@ -132,8 +132,16 @@ class State:
         self._weights: Values | None = None
         self._baseline = self.attributes, self.values  # as each pass is to find the model
 
+    @property
+    def kinds(self) -> set[type]:
+        """The classes of all tensors that the model holds."""
+        return {*map(type, self.parameters), *self.values.kinds}
+
     def _values_beside(self, held: dict[int, Tensor], attributes: Containers) -> Values:
-        tensors = attributes.tensors | by_identity(buffers(self.modules))
+        elsewhere = [
+            module for module in self.modules if not isinstance(vars(module).get("_buffers"), dict)
+        ]  # scripted
+        tensors = attributes.tensors | by_identity(buffers(elsewhere))
         return Values([tensor for key, tensor in tensors.items() if key not in held])
 
     def freeze(self) -> None:

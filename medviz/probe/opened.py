@@ -57,10 +57,11 @@ class Opened:
             stack.enter_context(torch.autocast(runner.device.type, enabled=False))  # for the model only
             stack.enter_context(models.eager())
             stack.enter_context(in_turn(runner.model))
-            between = BetweenPasses(stack.enter_context(untouched(found)))
+            state = stack.enter_context(untouched(found))
+            between = BetweenPasses(state)
             runner = attrs.evolve(runner, begin=between)
             inputs = images.detach().to(runner.device, runner.dtype, copy=True)
-            in_memory = order.of(runner, inputs, found)
+            in_memory = order.of(runner, inputs, found, state.kinds)
             clean = CleanPass(runner, in_memory, inputs, layers, graph)
             stack.callback(clean.close)
             between.differs = clean.differs

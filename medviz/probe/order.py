@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -18,7 +18,6 @@ from medviz.errors import first_line
 from medviz.incremental.layout import channels_last, order
 from medviz.probe.copies import copy_on_write
 from medviz.probe.failures import is_out_of_memory
-from medviz.probe.models import buffers, parameters
 from medviz.probe.runner import Runner
 from medviz.probe.starts import holders_of
 from medviz.probe.watch import UnknownOperationError, Watch, stop_where_shared
@@ -84,7 +83,7 @@ class Order:
         return result
 
 
-def of(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> Order:
+def of(runner: Runner, images: Tensor, found: Sequence[nn.Module], kinds: Set[type]) -> Order:
     """Return the order of a model's passes over images.
 
     Channels last are convolutional networks in float32, on a CPU with oneDNN; not those with other norms than
@@ -95,16 +94,15 @@ def of(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> Order:
         runner: the model.
         images: `(B, C, *S)`.
         found: all modules of the model.
+        kinds: the classes of all tensors that it holds.
     """
-    return Order(runner, runner.model not in _usual and _is_quicker(runner, images, found), found)
+    watched = kinds <= _PLAIN and not torch._C._is_torch_function_all_disabled()
+    quicker = watched and runner.model not in _usual and _is_quicker(runner, images, found)
+    return Order(runner, quicker, found)
 
 
 def _is_quicker(runner: Runner, images: Tensor, found: Sequence[nn.Module]) -> bool:
     if (runner.device.type, runner.dtype, runner.autocast) != ("cpu", torch.float32, None):
-        return False
-    if torch._C._is_torch_function_all_disabled() or not _PLAIN.issuperset(
-        map(type, (*parameters(found), *buffers(found)))
-    ):
         return False
     kernels = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not kernels or images.ndim not in _CONVOLUTIONS or images[0, 0].numel() < _LEAST:

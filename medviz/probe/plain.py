@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -18,9 +19,9 @@ _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Sigmoid, nn.GELU)
 _LAYERS: frozenset[Any] = frozenset((*_CONVOLUTIONS, *_NORMS, *_ACTIVATIONS))
-_METHODS = frozenset(name for kind in _LAYERS for name in dir(kind) if callable(getattr(kind, name)))
-_CALLED = "__call__ _wrapped_call_impl _call_impl __getattr__ forward _conv_forward _check_input_dim"
-_COMPUTED = "conv2d conv3d pad batch_norm relu relu_ relu6 hardtanh leaky_relu elu silu mish hardswish sigmoid gelu"
+_CALLED = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__", "forward")
+_IN_F = "conv2d conv3d pad batch_norm relu relu6 hardtanh leaky_relu elu silu mish hardswish gelu"
+_IN_TORCH = "conv2d conv3d batch_norm relu relu_ sigmoid"
 _hooks = operator.itemgetter("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _tensors = operator.itemgetter("_parameters", "_buffers")
 _training = operator.itemgetter("training")
@@ -52,10 +53,11 @@ class Known:
         for module in found:
             if type(module) is nn.Sequential and len(module._modules) >= _FEWEST:
                 layers: Any = list(module._modules.values())
-                own = _LAYERS.issuperset(map(type, layers)) and type(layers[0]) not in _ACTIVATIONS
-                if own and all(_is_as_made(layer, largest) for layer in layers):
+                kinds = list(map(type, layers))
+                if _LAYERS.issuperset(kinds) and kinds[0] not in _ACTIVATIONS:
                     owns: list[Any] = list(map(vars, layers))
-                    yield cls(module, layers, sum(map(len, owns)), list(_held(owns)))
+                    if _are_as_made(kinds, owns, largest):
+                        yield cls(module, layers, sum(map(len, owns)), list(_held(owns)))
 
     def is_plain(self) -> bool:
         """Return whether it is so still, asked when it is called: its network may have hooked a layer just now."""
@@ -73,14 +75,25 @@ class Known:
 def _code() -> Iterator[Any]:
     """Yield the functions that a plain sequence may run: libraries replace some, to count or to change what is done."""
     for kind in (nn.Sequential, *_LAYERS):
-        for name in _CALLED.split():
-            yield getattr(kind, name, None)
-    for place in (F, torch):
-        for name in _COMPUTED.split():
-            yield getattr(place, name, None)
+        yield from _called(kind)
+    for kind in _CONVOLUTIONS:
+        yield kind._conv_forward
+    for kind in _NORMS:
+        yield kind._check_input_dim
+    yield from _in_f(F)
+    yield from _in_torch(torch)
 
 
+_called, _in_f, _in_torch = (operator.attrgetter(*names) for names in (_CALLED, _IN_F.split(), _IN_TORCH.split()))
 _CODE = list(_code())
+
+
+@functools.cache
+def _sizes() -> dict[Any, int]:
+    """Return how many attributes a layer of each kind has, as PyTorch makes it: whoever replaces a method adds one."""
+    given: dict[Any, tuple[int, ...]] = {**dict.fromkeys(_CONVOLUTIONS, (1, 1, 1)), **dict.fromkeys(_NORMS, (1,))}
+    with torch.device("meta"):
+        return {kind: len(vars(kind(*given.get(kind, ())))) for kind in _LAYERS}
 
 
 def _held(owns: Iterable[dict[str, Any]]) -> Iterator[Tensor | None]:
@@ -88,15 +101,13 @@ def _held(owns: Iterable[dict[str, Any]]) -> Iterator[Tensor | None]:
     return chain.from_iterable(map(dict.values, chain.from_iterable(map(_tensors, owns))))
 
 
-def _is_as_made(layer: nn.Module, largest: int) -> bool:
-    """Return whether a layer has its own weights, where its class has any, and no method of its own."""
-    own: Any = vars(layer)
-    if not _METHODS.isdisjoint(own):
-        return False
-    if type(layer) in _ACTIVATIONS:
-        return True
-    parameters, buffers = _tensors(own)
-    if type(layer) in _CONVOLUTIONS:
-        weight = parameters.get("weight")
-        return weight is not None and weight.numel() < largest
-    return "weight" in parameters and buffers.get("running_mean") is not None
+def _are_as_made(kinds: list[Any], owns: list[Any], largest: int) -> bool:
+    """Return whether layers with these attributes have what their classes give them, and no large weights."""
+    for kind, own in zip(kinds, owns, strict=True):
+        if kind in _CONVOLUTIONS:
+            weight = own["_parameters"].get("weight")
+            if weight is None or weight.numel() >= largest:
+                return False
+        elif kind in _NORMS and own["_buffers"].get("running_mean") is None:
+            return False
+    return sum(map(len, owns)) == sum(map(_sizes().__getitem__, kinds))

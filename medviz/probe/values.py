@@ -23,12 +23,16 @@ class Values:
 
     A copy onto itself would break a `loss.backward()` that the caller has still to run. Small tensors are copied and
     compared together: one by one, a GPU would have to be waited for hundreds of times.
+
+    Attributes:
+        kinds: the classes of the tensors.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         groups: dict[Any, list[Tensor]] = defaultdict(list)
         for tensor, alike, size in zip(tensors, map(_alike, tensors), map(Tensor.numel, tensors), strict=True):
             groups[alike, type(tensor) is Tensor, size > _SMALL].append(tensor)
+        self.kinds = set(map(type, tensors))
         self._without_graph: list[Tensor] = []
         self._kept: list[_Together | _Alone] = []
         for (_, plain, large), group in groups.items():
