@@ -77,9 +77,6 @@ class Watch(TorchFunctionMode):
         alone = torch._C._len_torch_function_stack() == 1  # other modes are not ours to switch off
         return known is not None and alone and type(given) is Tensor and known.is_plain()
 
-    def __deepcopy__(self, memo: Any) -> Watch:
-        return self  # whoever copies what holds it means something else
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         rule = _RULES.get(func)
