@@ -23,6 +23,9 @@ _CALLED = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__", "forwa
 _IN_F = "conv2d conv3d pad batch_norm relu relu6 hardtanh leaky_relu elu silu mish hardswish gelu"
 _IN_TORCH = "conv2d conv3d batch_norm relu relu_ sigmoid"
 _hooks = operator.itemgetter("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_hooks_of_all = operator.attrgetter(
+    "_global_forward_pre_hooks", "_global_forward_hooks", "_global_backward_pre_hooks", "_global_backward_hooks"
+)
 _tensors = operator.itemgetter("_parameters", "_buffers")
 _training = operator.itemgetter("training")
 
@@ -68,7 +71,7 @@ class Known:
             and sum(map(len, owns)) == self._attributes
             and all(map(operator.is_, _held(owns), self._weights))
             and list(self.sequence._modules.values()) == self._layers
-            and not nn_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+            and not any(_hooks_of_all(nn_module))
         )
 
 
