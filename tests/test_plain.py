@@ -107,7 +107,7 @@ def _replace(position: int, layer: nn.Module) -> Callable[[Net], None]:
 
 
 def _without_statistics(model: Net) -> None:
-    model.body[1] = nn.BatchNorm2d(4, track_running_stats=False)
+    model.body[1] = nn.BatchNorm2d(4, track_running_stats=False).eval()
 
 
 def _made_weight(model: Net) -> None:
