@@ -138,10 +138,9 @@ class State:
         return {*map(type, self.parameters), *self.values.kinds}
 
     def _values_beside(self, held: dict[int, Tensor], attributes: Containers) -> Values:
-        elsewhere = [
-            module for module in self.modules if not isinstance(vars(module).get("_buffers"), dict)
-        ]  # scripted
-        tensors = attributes.tensors | by_identity(buffers(elsewhere))
+        # those of ordinary modules are among their attributes
+        scripted = [module for module in self.modules if not isinstance(vars(module).get("_buffers"), dict)]
+        tensors = attributes.tensors | by_identity(buffers(scripted))
         return Values([tensor for key, tensor in tensors.items() if key not in held])
 
     def freeze(self) -> None:
